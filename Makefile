@@ -1,0 +1,73 @@
+# The two commands that matter: `make lab` to read the book, `make test` to check it.
+# Everything lives in .venv; another environment works too: make lab VENV="$CONDA_PREFIX"
+
+VENV   ?= .venv
+python  = $(VENV)/bin/python
+pip     = $(python) -m pip --disable-pip-version-check
+reader  = $(VENV)/.rlcourse-reader
+dev     = $(VENV)/.rlcourse-dev
+build   = $(python) -m rlcourse.bookmaking.build
+
+.DEFAULT_GOAL := help
+.PHONY: help venv setup lab reset test book stale pockets bench evidence
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+venv: $(python)  ## an empty .venv, to choose your own build of PyTorch before `make setup`
+
+setup: $(reader)  ## the reader's packages in .venv, at the tested versions
+
+lab: setup  ## open the book in JupyterLab, in your own copy: workbook/
+	@$(python) -m rlcourse.bookmaking.workbook
+	@$(python) -m jupyterlab --allow-root --ip=127.0.0.1 --ServerApp.root_dir=workbook \
+	    --LabApp.default_url=/lab/tree/index.ipynb --LabApp.news_url=None \
+	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+reset: setup  ## NOTEBOOK=chapters/13_grpo.ipynb: the book's version again; yours stays beside it
+	@$(python) -m rlcourse.bookmaking.workbook --reset "$(NOTEBOOK)"
+
+test: export OMP_NUM_THREADS = 1
+test: $(dev)  ## every check: style, notebook sources, library, and all notebooks executed
+	$(python) -m ruff check .
+	$(build) --check
+	$(python) -m pytest -n 2 --dist loadfile tests rlcourse
+	$(python) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -n 2 --dist loadfile book/
+
+book: $(dev)  ## execute the notebooks whose source or code changed; NOTEBOOK=book/chapters/13_grpo.md for one
+	@$(build) $(if $(NOTEBOOK),"$(NOTEBOOK)",--stale-only)
+
+stale: setup  ## list notebooks and evidence made by other code than today's
+	@$(python) -m rlcourse.bookmaking.stale
+
+pockets: setup  ## pretrain the pocket models from nothing
+	$(python) -m rlcourse.training.pretrain
+
+bench: $(dev)  ## seconds a step, beside TRL
+	$(python) benchmarks/speed.py
+
+evidence: $(dev)  ## run again, over all seeds, what the chapters claim
+	$(python) benchmarks/grpo_evidence.py
+
+# The first of these that runs and is new enough makes the environment.
+$(python):
+	@for candidate in python3.11 python3 python3.12 python3.13; do \
+	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "Making $(VENV) with $$candidate"; \
+	        $$candidate -m venv $(VENV) && exit; \
+	        rm -f $(python); exit 1; \
+	    fi; \
+	done; \
+	echo "rlcourse needs Python 3.11 or newer, and found: $$(python3 --version 2>&1)."; \
+	echo "Install one (python.org, Homebrew, your distribution) and run make again."; exit 1
+
+$(reader): pyproject.toml constraints.txt | $(python)
+	@echo "Installing the reader's packages (a few minutes the first time)"
+	$(pip) install -e . -c constraints.txt
+	@$(VENV)/bin/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements
+	@touch $@
+
+$(dev): $(reader)
+	@echo "Installing the developer's packages too"
+	$(pip) install -e '.[dev]' -c constraints.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Building and checking the book: notebooks from their sources, figures, and showing library source."""

@@ -1,0 +1,6 @@
+"""A language model as a policy: load it, sample from it, score what it said."""
+
+from rlcourse.lm.policy import Policy, load_policy, pockets
+from rlcourse.lm.rollout import Rollout
+
+__all__ = ["Policy", "Rollout", "load_policy", "pockets"]

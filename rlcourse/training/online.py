@@ -1,0 +1,278 @@
+"""The online loop: act, judge, learn.
+
+    task.draw -> policy.sample -> task.grade -> method.keep -> method.advantages
+              -> for each minibatch: method.loss -> optimizer -> run.history
+
+One loop for every online method, and no formula in it: what a method computes is in its file.
+All that is random in step n comes from (seed, n), so a run that is resumed at step n needs no
+memory of how it got there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from rlcourse.kl import kl_estimate
+from rlcourse.lm import Policy, Rollout
+from rlcourse.methods.protocol import OnlineMethod
+from rlcourse.tensors import masked_mean, only
+from rlcourse.training import checkpoint
+from rlcourse.training.progress import Progress
+from rlcourse.training.run import Run
+
+REFILLS = 8  # how often a step may draw again for the groups that the method did not keep
+
+
+def stream(*parts) -> int:
+    """A seed of its own for every use, from names and numbers."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def train(
+    policy: Policy,
+    task,
+    method: OnlineMethod,
+    *,
+    steps: int | None = None,
+    tokens: int | None = None,
+    responses: int = 128,
+    lr: float | None = None,
+    temperature: float = 1.0,
+    max_tokens: int | None = None,
+    max_grad_norm: float = 1.0,
+    micro_batch: int | None = None,
+    reference: Policy | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    checkpoint_every: int = 50,
+    resume: bool = False,
+    sample_every: int = 25,
+    quiet: bool = False,
+) -> Run:
+    """Improve `policy` in place on `task`, for so many `steps` or so many sampled `tokens`.
+
+    responses         sampled a step, over all prompts: `responses // method.group_size` prompts
+    lr                learning rate; by default 3e-4 for a pocket model, 1e-6 for others
+    micro_batch       rows scored at once; changes the memory, not the gradient
+    reference         where KL is measured from; by default, where the method needs one, the policy as it comes in
+    out, resume       a folder for checkpoints; `resume=True` goes on from the last one there
+    sample_every      every so many steps a few fixed prompts are asked again, for `run.table()`
+    """
+    if (steps is None) == (tokens is None):
+        raise ValueError("train for so many steps=..., or for so many sampled tokens=...: give one of them")
+    n_prompts, rest = divmod(responses, method.group_size)
+    if n_prompts == 0 or rest:
+        raise ValueError(
+            f"{responses} responses a step do not divide into groups of {method.group_size}: "
+            f"pass responses={max(1, n_prompts) * method.group_size}"
+        )
+    if policy.trained and not resume:
+        warnings.warn(
+            f"this policy has been trained already ({', '.join(policy.trained)}); training goes on from there. "
+            "For a fresh start load it again, or train policy.copy().",
+            stacklevel=2,
+        )
+    lr = lr or (3e-4 if policy.name.startswith("pocket") else 1e-6)
+    max_tokens = max_tokens or task.max_tokens
+    if reference is None and "ref_logp" in method.needs:
+        reference = policy.copy()
+
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.0)
+    state = method.init(policy)
+    watched = [task.draw(random.Random(stream("watched", i))) for i in range(8)]
+    run = Run(policy, task, method, seed, prompts=[problem.prompt for problem in watched])
+    out = Path(out) if out else None
+    config = dict(
+        policy=policy.name,
+        task=repr(task),
+        method=repr(method),
+        responses=responses,
+        lr=lr,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+    )
+    step = _resume(out, resume, run, config, policy, optimizer, state) if out else 0
+    spent = run.history[-1]["sampled_tokens"] if run.history else 0
+    clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
+    progress = Progress(run, quiet)
+
+    def sample_watched() -> None:
+        rollout = policy.sample(run.prompts, max_tokens=max_tokens, temperature=temperature, seed=stream("watched"))
+        rollout.problems = watched
+        correct = task.grade(rollout)["correct"].tolist()
+        run.samples[step] = list(zip(rollout.texts, correct, strict=True))
+
+    def done() -> float:
+        return step / steps if steps else spent / tokens
+
+    if step == 0:
+        sample_watched()
+    while done() < 1:
+        step += 1
+        rollout, metrics = collect(policy, task, method, n_prompts, max_tokens, temperature, seed, step)
+        spent += metrics.pop("tokens")
+        if reference:
+            with torch.no_grad():
+                rollout.ref_logp = torch.cat([reference.score(part) for part in parts(rollout, micro_batch)])
+            drift = kl_estimate(rollout.logp, rollout.ref_logp, "k1")
+            metrics["kl"] = only(drift, rollout.mask).sum(1).mean().item()
+        rollout.advantages = method.advantages(rollout, state)
+        metrics |= learn(policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step))
+        run.history.append(
+            {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
+        )
+        finished = done() >= 1
+        if step % sample_every == 0 or finished:
+            sample_watched()
+        progress.update(done(), last=finished)
+        if out:
+            with (out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(run.history[-1]) + "\n")
+            if step % checkpoint_every == 0 or finished:
+                record = {"config": config, "history": run.history, "samples": run.samples}
+                checkpoint.save(out, step, policy.model, optimizer, state, record)
+    policy.trained.append(f"{type(method).__name__} for {step} steps")
+    return run
+
+
+def collect(
+    policy: Policy, task, method: OnlineMethod, n_prompts: int, max_tokens: int, temperature: float, seed: int, step: int
+) -> tuple[Rollout, dict]:
+    """A rollout of `n_prompts` groups that the method keeps. What was sampled and dropped is counted too."""
+    rng = random.Random(stream(seed, step, "problems"))
+    kept, n_kept, spent, drawn, facts = [], 0, 0, 0, []
+    for attempt in range(1 + REFILLS):
+        problems = [task.draw(rng) for _ in range(n_prompts)]
+        rollout = policy.sample(
+            [problem.prompt for problem in problems],
+            method.group_size,
+            max_tokens,
+            temperature,
+            seed=stream(seed, step, "sample", attempt),
+        )
+        rollout.problems = problems
+        grades = task.grade(rollout)
+        rollout.rewards, rollout.correct = grades["rewards"].to(policy.device), grades["correct"].to(policy.device)
+        check(rollout)
+        facts.append({name: grade.float().mean().item() for name, grade in grades.items() if name != "rewards"})
+        facts[-1] |= {
+            "reward": rollout.rewards.mean().item(),
+            "length": rollout.lengths.float().mean().item(),
+            "finished": rollout.finished.float().mean().item(),
+            "entropy": masked_mean(rollout.entropy, rollout.mask).item(),
+        }
+        if method.group_size > 1:
+            groups = rollout.grouped(rollout.rewards)
+            facts[-1]["tied_groups"] = (groups.amax(1) == groups.amin(1)).float().mean().item()
+        drawn, spent = drawn + n_prompts, spent + int(rollout.mask.sum())
+        keep = method.keep(rollout)
+        kept.append(rollout.groups(keep))
+        n_kept += int(keep.sum())
+        if n_kept >= n_prompts:
+            break
+    if n_kept == 0:
+        raise ValueError(
+            f"step {step}: the method kept none of the {drawn} groups it was offered; the task is all solved or all "
+            "unsolved at this difficulty, so there is nothing to learn from"
+        )
+    rollout = Rollout.cat(kept)
+    rollout = rollout.groups(torch.arange(len(rollout.prompts)) < n_prompts)
+    # averages over all that was sampled, not over what was kept: keeping only mixed groups would flatter or hide
+    metrics = {name: sum(f[name] for f in facts) / len(facts) for name in facts[0]}
+    return rollout, metrics | {"tokens": spent, "prompts_drawn": drawn}
+
+
+def check(rollout: Rollout) -> None:
+    """What would poison the update is named here, before any optimizer step."""
+    if rollout.rewards.shape != (len(rollout),):
+        raise ValueError(
+            f"the task gave rewards of shape {tuple(rollout.rewards.shape)} for {len(rollout)} responses: one each"
+        )
+    if not rollout.rewards.isfinite().all():
+        row = int((~rollout.rewards.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"the reward of response {row} is {rollout.rewards[row].item()}: to {rollout.prompts[rollout.owner[row]]!r} "
+            f"the policy answered {rollout.texts[row]!r}"
+        )
+
+
+def parts(rollout: Rollout, size: int | None):
+    """The rollout in pieces of at most `size` rows."""
+    size = size or len(rollout)
+    return [rollout[start : start + size] for start in range(0, len(rollout), size)]
+
+
+def learn(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    method: OnlineMethod,
+    rollout: Rollout,
+    state: dict,
+    micro_batch: int | None,
+    max_grad_norm: float,
+    seed: int,
+) -> dict:
+    """`epochs` passes over the rollout, `minibatches` optimizer steps each; means of what was measured."""
+    rollout = dataclasses.replace(rollout, old_logp=rollout.logp)
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, float] = {}
+    for _ in range(method.epochs):
+        order = torch.arange(len(rollout))
+        if method.minibatches > 1:
+            order = torch.randperm(len(rollout), generator=generator)
+        for rows in order.chunk(method.minibatches):
+            minibatch = rollout[rows]
+            # One set of weights for the whole optimizer step: its micro-batches add up to the same gradient.
+            minibatch.weights = method.weights(minibatch.mask)
+            n_tokens, measured = int(minibatch.mask.sum()), {"loss": 0.0}
+            optimizer.zero_grad()
+            for batch in parts(minibatch, micro_batch):
+                batch.logp = policy.score(batch)
+                per_token, metrics = method.loss(batch, state)
+                loss = (per_token * batch.weights).sum()
+                loss.backward()
+                measured["loss"] += loss.item()
+                for name, value in metrics.items():
+                    measured[name] = measured.get(name, 0.0) + only(value, batch.mask).sum().item() / n_tokens
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm, error_if_nonfinite=True)
+            optimizer.step()
+            for name, value in {**measured, "grad_norm": norm.item()}.items():
+                sums[name] = sums.get(name, 0.0) + value
+    return {name: total / (method.epochs * method.minibatches) for name, total in sums.items()}
+
+
+def _resume(out: Path, resume: bool, run: Run, config: dict, policy: Policy, optimizer, state: dict) -> int:
+    """Put a run back where its last checkpoint left it; the step it stands at."""
+    found = checkpoint.checkpoints(out)
+    if found and not resume:
+        raise ValueError(
+            f"{out} already holds a run, up to {found[-1].name}. resume=True goes on with it; another out= keeps both."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if not found:
+        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        (out / "metrics.jsonl").write_text("")
+        return 0
+    theirs = json.loads((found[-1] / "record.json").read_text())["config"]
+    if changed := [name for name in config if theirs.get(name) != config[name]]:
+        name = changed[0]
+        raise ValueError(
+            f"{out} was run with {name}={theirs.get(name)!r}, and now {name}={config[name]!r}: a resumed run must "
+            "be the same run. Give the old value, or another out= for a new one."
+        )
+    record = checkpoint.load(found[-1], policy.model, optimizer, state)
+    run.history[:] = record["history"]
+    run.samples.update({int(k): [tuple(pair) for pair in v] for k, v in record["samples"].items()})
+    lines = "".join(json.dumps(row) + "\n" for row in run.history)
+    (out / "metrics.jsonl").write_text(lines)
+    return record["step"]

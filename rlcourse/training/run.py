@@ -1,0 +1,123 @@
+"""A run: its numbers, its sampled texts, and how to look at them."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+
+from rlcourse.lm import Policy
+
+
+@dataclass
+class Run:
+    """What `train` gives back. `history` holds one dict a step."""
+
+    policy: Policy
+    task: object
+    method: object
+    seed: int = 0
+    history: list[dict] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)  # asked again and again while training goes on
+    samples: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)  # step -> (answer, correct)
+
+    def __repr__(self) -> str:
+        if not self.history:
+            return f"Run({self.method}, no step yet)"
+        first, last = self.history[0], self.history[-1]
+        return (
+            f"Run({self.method}, {last['step']} steps, {last['sampled_tokens']:,} sampled tokens, "
+            f"reward {first['reward']:.2f} -> {last['reward']:.2f})"
+        )
+
+    def column(self, name: str) -> list[float]:
+        """One number a step; NaN where a step has none."""
+        if not any(name in row for row in self.history):
+            known = ", ".join(sorted({key for row in self.history for key in row}))
+            raise KeyError(f"this run has no {name!r}; it has {known}")
+        return [row.get(name, float("nan")) for row in self.history]
+
+    def mean(self, name: str, last: int = 10) -> float:
+        """The mean over the last steps: one step's number is noisy."""
+        values = self.column(name)[-last:]
+        return sum(values) / len(values)
+
+    def plot(self, *names: str, against: str = "step", also: dict[str, Run] | None = None, smooth: int = 5):
+        """One panel a metric. `also` draws other runs beside this one, by name."""
+        import matplotlib.pyplot as plt
+
+        names = names or ("reward", "length", "entropy")
+        runs = {(type(self.method).__name__ if also else ""): self} | (also or {})
+        figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.8), squeeze=False)
+        for axis, name in zip(axes[0], names, strict=True):
+            for colour, (label, run) in enumerate(runs.items()):
+                x, y = run.column(against), run.column(name)
+                axis.plot(x, y, color=f"C{colour}", alpha=0.25, linewidth=1)
+                axis.plot(x, _smoothed(y, smooth), color=f"C{colour}", label=label)
+            axis.set(xlabel=LABELS.get(against, against), ylabel=LABELS.get(name, name))
+        if also:
+            axes[0][0].legend()
+        figure.tight_layout()
+        return figure
+
+    def before_after(self, n: int = 5) -> Table:
+        """The same prompts, answered before training and after it."""
+        first, last = min(self.samples), max(self.samples)
+        return self.table([first, last], n)
+
+    def table(self, steps: list[int] | None = None, n: int = 5) -> Table:
+        """The same prompts, answered at several moments of the run."""
+        steps = sorted(self.samples) if steps is None else steps
+        rows = [
+            [prompt, *(_mark(self.samples[step][i]) for step in steps)]
+            for i, prompt in enumerate(self.prompts[:n])
+        ]
+        return Table(["prompt", *(f"step {step}" for step in steps)], rows)
+
+
+LABELS = {
+    "step": "step",
+    "sampled_tokens": "sampled tokens",
+    "seconds": "seconds",
+    "reward": "mean reward",
+    "length": "mean length (tokens)",
+    "entropy": "entropy (nats per token)",
+    "kl": "KL to the reference (nats per response)",
+    "worked": "share of worked answers",
+    "correct": "share correct",
+    "clip_fraction": "clip fraction",
+    "grad_norm": "gradient norm",
+    "tied_groups": "share of tied groups",
+    "finished": "share finished",
+}
+
+
+def _mark(sample: tuple[str, bool]) -> str:
+    text, correct = sample
+    return f"{'✓' if correct else '✗'} {text}"
+
+
+def _smoothed(values: list[float], window: int) -> list[float]:
+    """A trailing mean: it never looks ahead of what was known at that step."""
+    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - window) : i + 1])]
+
+
+@dataclass
+class Table:
+    """Rows of text that show as a table in a notebook and as lines in a terminal."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+    def __repr__(self) -> str:
+        widths = [max(len(row[i]) for row in [self.head, *self.rows]) for i in range(len(self.head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)) for row in [self.head, *self.rows]]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        def cells(row: list[str], tag: str) -> str:
+            return "".join(
+                f'<{tag} style="text-align:left"><code>{html.escape(cell)}</code></{tag}>' for cell in row
+            )
+
+        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
+        return f"<table><thead><tr>{cells(self.head, 'th')}</tr></thead><tbody>{body}</tbody></table>"

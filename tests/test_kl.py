@@ -1,0 +1,195 @@
+"""Which estimator of the KL has the right value, and which the right gradient: everything enumerated.
+
+A policy over five tokens is small enough to sum over. Sampling is replaced by its own average:
+each token counts with its probability, held constant as a sample is.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import tensor
+
+from rlcourse.kl import exact_kl, kl_estimate
+from rlcourse.methods.reinforce import reinforce_per_token
+
+seeds = st.integers(0, 10_000)
+quickly = settings(max_examples=40, deadline=None)  # a busy machine is no failure
+KINDS = ["k1", "k2", "k3"]
+
+
+def categorical(seed, scale=1.5):
+    """Policy, reference and a third distribution, as logits over five tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(3, 5, generator=generator, dtype=torch.float64)).unbind()
+
+
+def gradient(function, logits):
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(function(logits.log_softmax(-1)), logits)[0]
+
+
+def kl(logp, logq):
+    """sum p (log p - log q), written out; differentiable in both."""
+    return sum(logp[x].exp() * (logp[x] - logq[x]) for x in range(len(logp)))
+
+
+def averaged_loss(per_token, samples_from=None):
+    """What the loss of many samples tends to: each token's loss times how often it is sampled."""
+    return lambda logp: (
+        (logp if samples_from is None else samples_from).exp().detach() * per_token(logp)
+    ).sum()
+
+
+# ---- by hand
+
+# Policy (1/2, 1/2), reference (1/4, 3/4). d = ln 2 and ln(2/3):
+#   KL(policy || reference) = (ln 2 + ln(2/3)) / 2            = (0.693147 - 0.405465) / 2 =  0.143841
+#   k1 = d                                                    =  0.693147  and -0.405465
+#   k2 = d^2 / 2                                              =  0.240227  and  0.082201, mean 0.161214
+#   k3 = exp(-d) - 1 + d = 1/2 - 1 + ln 2, 3/2 - 1 + ln(2/3)  =  0.193147  and  0.094535, mean 0.143841
+HALF = tensor([0.5, 0.5]).log()
+REF = tensor([0.25, 0.75]).log()
+
+
+def test_exact_kl_by_hand_and_in_the_right_direction():
+    torch.testing.assert_close(exact_kl(HALF, REF), tensor(0.143841))
+    # the other way: (1/4) ln(1/2) + (3/4) ln(3/2) = -0.173287 + 0.304099
+    torch.testing.assert_close(exact_kl(REF, HALF), tensor(0.130812))
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_hand"),
+    [("k1", [0.693147, -0.405465]), ("k2", [0.240227, 0.082201]), ("k3", [0.193147, 0.094535])],
+)
+def test_estimators_by_hand(kind, by_hand):
+    torch.testing.assert_close(kl_estimate(HALF, REF, kind), tensor(by_hand), atol=1e-6, rtol=0)
+
+
+def test_k1_and_k3_average_to_the_kl_and_k2_does_not():
+    means = {kind: kl_estimate(HALF, REF, kind).mean().item() for kind in KINDS}
+    assert means["k1"] == pytest.approx(0.143841, abs=1e-6)
+    assert means["k3"] == pytest.approx(0.143841, abs=1e-6)
+    assert means["k2"] == pytest.approx(0.161214, abs=1e-6)
+
+
+def test_exact_kl_takes_logits_of_any_level():
+    torch.testing.assert_close(exact_kl(HALF + 3.0, REF - 5.0), tensor(0.143841))
+
+
+def test_a_token_that_the_policy_never_plays_costs_nothing():
+    # the rest is (1/2, 1/2) against (1/4, 1/4), the missing half of the reference going to the third: ln 2
+    policy = tensor([0.0, 0.0, -math.inf])
+    reference = tensor([0.25, 0.25, 0.5]).log()
+    torch.testing.assert_close(exact_kl(policy, reference), tensor(math.log(2)))
+    both = exact_kl(policy, tensor([0.5, 0.5, 0.0]).log())
+    torch.testing.assert_close(both, tensor(0.0))
+
+
+def test_k3_keeps_its_digits_near_zero():
+    # d^2/2 - d^3/6 + ... = 5e-9 at d = 1e-4: exp(-d) - 1 in float32 would round to steps of 6e-8
+    k3 = kl_estimate(tensor([1e-4]), tensor([0.0]), "k3").item()
+    assert k3 == pytest.approx(5e-9, rel=0.01)
+
+
+def test_an_unknown_estimator_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match='"k1", "k2" or "k3", got \'k4\''):
+        kl_estimate(HALF, REF, "k4")
+
+
+# ---- values
+
+
+@quickly
+@given(seeds)
+def test_k1_and_k3_are_unbiased_for_any_pair(seed):
+    policy, reference, _ = (x.log_softmax(-1) for x in categorical(seed))
+    exact = kl(policy, reference)
+    torch.testing.assert_close(exact_kl(policy, reference), exact)
+    for kind in ("k1", "k3"):
+        torch.testing.assert_close((policy.exp() * kl_estimate(policy, reference, kind)).sum(), exact)
+
+
+@quickly
+@given(seeds)
+def test_k2_and_k3_are_never_negative(seed):
+    policy, reference, _ = (x.log_softmax(-1) for x in categorical(seed, scale=4))
+    for kind in ("k2", "k3"):
+        assert kl_estimate(policy, reference, kind).min() >= -1e-12
+
+
+# ---- gradients: the table that most people get wrong
+
+
+@quickly
+@given(seeds)
+def test_k1_in_the_loss_has_no_gradient_on_average(seed):
+    policy, reference, _ = categorical(seed)
+    reference = reference.log_softmax(-1)
+    found = gradient(averaged_loss(lambda logp: kl_estimate(logp, reference, "k1")), policy)
+    assert found.abs().max() < 1e-12
+
+
+@quickly
+@given(seeds)
+def test_k1_in_the_reward_has_the_gradient_of_the_kl(seed):
+    policy, reference, _ = categorical(seed)
+    reference = reference.log_softmax(-1)
+    # the reward is -k1, and the loss to minimise is REINFORCE's
+    loss = averaged_loss(lambda logp: reinforce_per_token(logp, -kl_estimate(logp, reference, "k1")))
+    torch.testing.assert_close(gradient(loss, policy), gradient(lambda logp: kl(logp, reference), policy))
+
+
+@quickly
+@given(seeds)
+def test_k2_in_the_loss_has_the_gradient_of_the_kl(seed):
+    policy, reference, _ = categorical(seed)
+    reference = reference.log_softmax(-1)
+    loss = averaged_loss(lambda logp: kl_estimate(logp, reference, "k2"))
+    torch.testing.assert_close(gradient(loss, policy), gradient(lambda logp: kl(logp, reference), policy))
+
+
+@quickly
+@given(seeds)
+def test_k3_in_the_loss_has_the_gradient_of_the_other_kl(seed):
+    policy, reference, _ = categorical(seed)
+    reference = reference.log_softmax(-1)
+    loss = averaged_loss(lambda logp: kl_estimate(logp, reference, "k3"))
+    torch.testing.assert_close(gradient(loss, policy), gradient(lambda logp: kl(reference, logp), policy))
+
+
+@quickly
+@given(seeds)
+def test_k3_in_the_reward_has_the_difference_of_the_two_gradients(seed):
+    policy, reference, _ = categorical(seed)
+    reference = reference.log_softmax(-1)
+    loss = averaged_loss(lambda logp: reinforce_per_token(logp, -kl_estimate(logp, reference, "k3")))
+    forward = gradient(lambda logp: kl(logp, reference), policy)
+    backward = gradient(lambda logp: kl(reference, logp), policy)
+    torch.testing.assert_close(gradient(loss, policy), forward - backward)
+
+
+@quickly
+@given(seeds)
+def test_ratio_times_k3_is_right_on_samples_of_another_policy(seed):
+    policy, reference, behaviour = categorical(seed)
+    reference, behaviour = reference.log_softmax(-1), behaviour.log_softmax(-1)
+
+    def corrected(logp):
+        return (logp - behaviour).exp() * kl_estimate(logp, reference, "k3")
+
+    loss = averaged_loss(corrected, samples_from=behaviour)
+    exact = gradient(lambda logp: kl(logp, reference), policy)
+    torch.testing.assert_close(loss(policy.log_softmax(-1)), kl(policy.log_softmax(-1), reference))
+    torch.testing.assert_close(gradient(loss, policy), exact)
+
+
+@quickly
+@given(seeds)
+def test_exact_kl_has_the_gradient_of_the_written_out_sum(seed):
+    policy, reference, _ = categorical(seed)
+    found = gradient(lambda logp: exact_kl(logp, reference), policy)
+    exact = gradient(lambda logp: kl(logp, reference.log_softmax(-1)), policy)
+    torch.testing.assert_close(found, exact)
