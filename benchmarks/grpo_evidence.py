@@ -71,7 +71,9 @@ def measure(spec: Spec) -> dict:
     policy = load_policy(spec.model, device="cpu")
     judge = NoisyRule(spec.noise, spec.seed) if spec.noise else None
     before = accuracy(policy, Sums())
-    run = train(policy, Sums(judge=judge), method(spec.method), tokens=TOKENS, lr=spec.lr, seed=spec.seed, quiet=True)
+    run = train(
+        policy, Sums(judge=judge), method(spec.method), tokens=TOKENS, lr=spec.lr, seed=spec.seed, quiet=True
+    )
     tenths = [[] for _ in range(10)]
     for row in run.history:
         tenths[min(9, int(10 * row["sampled_tokens"] / TOKENS))].append(row)
@@ -110,7 +112,9 @@ def collect(specs: list[Spec], results: list[dict]) -> dict:
     return {
         "lr": specs[0].lr,
         "seeds": [spec.seed for spec in specs],
-        **{name: [result[name] for result in results] for name in ("before", "after", "steps", "tied_groups")},
+        **{
+            name: [result[name] for result in results] for name in ("before", "after", "steps", "tied_groups")
+        },
         "curve": {name: [result["curve"][name] for result in results] for name in results[0]["curve"]},
     }
 

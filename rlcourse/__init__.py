@@ -1,10 +1,10 @@
 """rlcourse: reinforcement learning for language models, from scratch, in a library that a person can read.
 
-    from rlcourse import load_policy, train
-    from rlcourse.tasks import Sums
-    from rlcourse.methods import GRPO
+from rlcourse import load_policy, train
+from rlcourse.tasks import Sums
+from rlcourse.methods import GRPO
 
-    run = train(load_policy(), Sums(), GRPO(), steps=100)
+run = train(load_policy(), Sums(), GRPO(), steps=100)
 """
 
 from importlib import import_module

@@ -33,17 +33,14 @@ def masked_mean(
     x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"], dim: int | None = None
 ) -> Float[Tensor, "..."]:
     """Mean over the true positions of the mask, over all of them or along `dim`."""
-    total, count = (only(x, mask), mask) if dim is None else (only(x, mask).sum(dim), mask.sum(dim))
-    if dim is None:
-        total, count = total.sum(), count.sum()
+    dims = tuple(range(x.dim())) if dim is None else dim
+    count = mask.sum(dims)
     if (count == 0).any():
         raise ValueError("masked_mean over a mask with no true position: there is nothing to average")
-    return total / count
+    return only(x, mask).sum(dims) / count
 
 
-def whiten(
-    x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"], shift_mean: bool = True
-) -> Float[Tensor, "*S"]:
+def whiten(x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"], shift_mean: bool = True) -> Float[Tensor, "*S"]:
     """Masked mean 0 and variance 1 (ddof 1); `shift_mean=False` keeps the mean. 0 off the mask."""
     count = mask.sum()
     if count < 2:
@@ -54,9 +51,7 @@ def whiten(
     return only(centred * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean), mask)
 
 
-def token_weights(
-    mask: Bool[Tensor, "B T"], how: str, constant: int | None = None
-) -> Float[Tensor, "B T"]:
+def token_weights(mask: Bool[Tensor, "B T"], how: str, constant: int | None = None) -> Float[Tensor, "B T"]:
     """What each token's loss counts, over one whole optimizer step: the loss denominator as an object.
 
     "token"     1 / tokens                   every token alike: long answers weigh more

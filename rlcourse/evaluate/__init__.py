@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from math import comb
 
+from torch import Tensor
+
 from rlcourse.lm import Policy
 
 
-def pass_at_k(samples: int, correct: int, k: int) -> float:
+def pass_at_k(samples: int | Tensor, correct: int | Tensor, k: int) -> float:
     """The chance that at least one of k tries is right, from `samples` tries of which `correct` were.
 
     Unbiased (Chen et al., 2021, arXiv 2107.03374, equation 1). 1 - (1 - correct/samples)^k is not:

@@ -38,7 +38,9 @@ class Weights:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
         self.embedding, self.norm = model.model.embed_tokens.weight, model.model.norm.weight
-        self.padding_idx = model.model.embed_tokens.padding_idx  # a token without gradient, as in transformers
+        self.padding_idx = (
+            model.model.embed_tokens.padding_idx
+        )  # a token without gradient, as in transformers
         self.head = model.lm_head.weight
         self.inv_freq = model.model.rotary_emb.inv_freq
         self.layers = []
@@ -118,7 +120,10 @@ def response_logits(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> T
     x = F.embedding(torch.cat([prompt_tokens[prompt_mask], tokens[mask]]), w.embedding, w.padding_idx)
     for norm, qkv, o, mlp_norm, gate_up, down in w.layers:
         q, kv = w.qkv(x, norm, qkv, cos, sin)
-        p_q, r_q, p_kv, r_kv = *q.split([n_prompt, len(x) - n_prompt]), *kv.split([n_prompt, len(x) - n_prompt])
+        p_q, r_q, p_kv, r_kv = (
+            *q.split([n_prompt, len(x) - n_prompt]),
+            *kv.split([n_prompt, len(x) - n_prompt]),
+        )
         p_kv = p_kv[p_slot]
         p_out = w.attend(p_q[p_slot], p_kv, p_sees)[prompt_mask]
         r_out = w.attend(r_q[r_slot], torch.cat([p_kv[owner], r_kv[r_slot]], 1), r_sees)[mask]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-SPECIAL = {"pad": "<|pad|>", "bos": "<|bos|>", "eos": "<|eos|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+SPECIAL = {
+    "pad": "<|pad|>",
+    "bos": "<|bos|>",
+    "eos": "<|eos|>",
+    "user": "<|user|>",
+    "assistant": "<|assistant|>",
+}
 
 CHAT = (
     "{{ '<|bos|>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"

@@ -42,7 +42,9 @@ class Policy:
         eos = model.generation_config.eos_token_id if model.can_generate() else model.config.eos_token_id
         ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         if not ids:
-            raise ValueError(f"{name}: neither the model nor its tokenizer names an EOS token: no answer could end")
+            raise ValueError(
+                f"{name}: neither the model nor its tokenizer names an EOS token: no answer could end"
+            )
         self.eos = torch.tensor(sorted(ids), device=model.device)
         self.eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(ids)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
@@ -101,8 +103,13 @@ class Policy:
 
     def answered(self, prompts: list[str], responses: list[str]) -> Rollout:
         """Responses that somebody else wrote, as a rollout: what offline methods and exercises score."""
-        return self._given(list(prompts), *self.left_padded(prompts), torch.arange(len(prompts)),
-                           [self.encode_response(text) for text in responses], list(responses))
+        return self._given(
+            list(prompts),
+            *self.left_padded(prompts),
+            torch.arange(len(prompts)),
+            [self.encode_response(text) for text in responses],
+            list(responses),
+        )
 
     def tokens_after_bos(self, rows: list[list[int]]) -> Rollout:
         """Whole documents as responses to the BOS token: scoring them is what pretraining does."""
@@ -168,7 +175,9 @@ class Policy:
     ) -> Rollout:
         """`group_size` responses to each prompt. The same seed gives the same responses."""
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}; for argmax decoding: greedy=True")
+            raise ValueError(
+                f"temperature must be positive, got {temperature}; for argmax decoding: greedy=True"
+            )
         prompt_tokens, prompt_mask = self.left_padded(prompts)
         self._check_room(prompts, prompt_mask, max_tokens)
         owner = torch.arange(len(prompts), device=self.device).repeat_interleave(group_size)

@@ -31,7 +31,7 @@ class Rollout:
     problems: list = field(default_factory=list)  # P, the task's own
     rewards: Float[Tensor, " B"] | None = None
     correct: Bool[Tensor, " B"] | None = None
-    advantages: Float[Tensor, "..."] | None = None  # [B] or [B T]
+    advantages: Float[Tensor, ...] | None = None  # [B] or [B T]
     entropy: Float[Tensor, "B T"] | None = None  # of the distribution each token was drawn from
     old_logp: Float[Tensor, "B T"] | None = None  # in a batch: `logp` when it was sampled
     weights: Float[Tensor, "B T"] | None = None  # in a batch: what each token's loss counts

@@ -33,7 +33,9 @@ def group_advantages(
 ) -> Float[Tensor, "P G"]:
     """How much better each answer is than its own group, in the group's standard deviations (ddof 1)."""
     if rewards.shape[1] < 2:
-        raise ValueError("group_advantages needs at least 2 responses a prompt: one answer has nobody to compare with")
+        raise ValueError(
+            "group_advantages needs at least 2 responses a prompt: one answer has nobody to compare with"
+        )
     centred = rewards - rewards.mean(1, keepdim=True)
     if scale:
         centred = centred / (rewards.std(1, keepdim=True) + eps)
@@ -73,7 +75,9 @@ def grpo_loss(
 ) -> Float[Tensor, ""]:
     """The mean over each answer's tokens, then over the answers."""
     weights = token_weights(mask, "sequence") if weights is None else weights
-    return (grpo_per_token(logp, old_logp, advantages, mask, clip, ref_logp, beta) * only(weights, mask)).sum()
+    return (
+        grpo_per_token(logp, old_logp, advantages, mask, clip, ref_logp, beta) * only(weights, mask)
+    ).sum()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ PAPER = Paper("Proximal Policy Optimization Algorithms", "arXiv 1707.06347", "20
 def clipped_surrogate(
     logp: Float[Tensor, "*S"],
     old_logp: Float[Tensor, "*S"],
-    advantages: Float[Tensor, "..."],
+    advantages: Float[Tensor, ...],
     clip_low: float,
     clip_high: float,
 ) -> Float[Tensor, "*S"]:
@@ -35,7 +35,7 @@ def clipped_surrogate(
 def clip_active(
     logp: Float[Tensor, "*S"],
     old_logp: Float[Tensor, "*S"],
-    advantages: Float[Tensor, "..."],
+    advantages: Float[Tensor, ...],
     clip_low: float,
     clip_high: float,
 ) -> Bool[Tensor, "*S"]:

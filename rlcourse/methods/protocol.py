@@ -44,7 +44,7 @@ class OnlineMethod:
         """Which prompts' groups to learn from. The loop replaces the others by fresh prompts."""
         return torch.ones(len(rollout.prompts), dtype=torch.bool)
 
-    def advantages(self, rollout: Rollout, state: dict) -> Float[Tensor, "..."]:
+    def advantages(self, rollout: Rollout, state: dict) -> Float[Tensor, ...]:
         """[B] or [B T], from `rollout.rewards`."""
         raise NotImplementedError
 

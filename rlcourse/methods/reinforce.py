@@ -24,7 +24,7 @@ PAPER = Paper(
 )
 
 
-def reinforce_per_token(logp: Float[Tensor, "*S"], advantages: Float[Tensor, "..."]) -> Float[Tensor, "*S"]:
+def reinforce_per_token(logp: Float[Tensor, "*S"], advantages: Float[Tensor, ...]) -> Float[Tensor, "*S"]:
     """-A * logp. Its gradient is minus the advantage times the score."""
     if advantages.dim() < logp.dim():
         advantages = advantages.unsqueeze(-1)

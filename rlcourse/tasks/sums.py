@@ -95,7 +95,7 @@ def guess(terms: tuple[int, ...], rng: random.Random) -> str:
     return f"#{max(0, sum(terms) + rng.randint(-spread, spread))}"
 
 
-# What the corpus mixes: how many terms, how many digits, how often an answer is worked, how often a step slips.
+# What the corpus mixes: numbers of terms and of digits; how often an answer is worked, and one of its steps slips.
 TERMS = {2: 0.25, 3: 0.40, 4: 0.20, 5: 0.15}
 DIGITS = {1: 0.25, 2: 0.60, 3: 0.15}
 WORKED = 0.25
@@ -128,8 +128,8 @@ def table(rng: random.Random, lines: int = 10) -> str:
 @dataclass(frozen=True)
 class Sums:
     """The task. `terms` and `digits` are the difficulty dial: the pockets have read sums of 2 to 5 terms
-    of 1 to 3 digits, and beyond that they are on their own. `judge` replaces the rule by rewards of your own; it finds what
-    the rule says in `rollout.correct`."""
+    of 1 to 3 digits, and beyond that they are on their own. `judge` replaces the rule by rewards of your own;
+    it finds what the rule says in `rollout.correct`."""
 
     terms: int = 3
     digits: int = 2
@@ -137,7 +137,9 @@ class Sums:
 
     def __post_init__(self):
         if self.terms < 2 or not 1 <= self.digits <= 9:
-            raise ValueError(f"Sums takes 2 terms or more, of 1 to 9 digits; got {self.terms} of {self.digits}")
+            raise ValueError(
+                f"Sums takes 2 terms or more, of 1 to 9 digits; got {self.terms} of {self.digits}"
+            )
 
     @property
     def max_tokens(self) -> int:

@@ -19,10 +19,13 @@ from torch import nn
 FORMAT = 1
 
 
-def save(out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, record: dict) -> None:
+def save(
+    out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, record: dict
+) -> None:
     """`state` is the method's: tensors and modules by name. `record` is JSON: config, history, samples."""
     final, draft = out / f"step-{step:06d}", out / f".draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
+    for leftover in out.glob(".draft-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(leftover)
     draft.mkdir(parents=True)
     save_file(_tensors(model.state_dict()), draft / "model.safetensors")
     moments = {
@@ -32,7 +35,10 @@ def save(out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimize
     }
     save_file(_tensors(moments), draft / "optimizer.safetensors")
     for name, part in state.items():
-        save_file(_tensors(part.state_dict() if isinstance(part, nn.Module) else {"": part}), draft / f"{name}.safetensors")
+        save_file(
+            _tensors(part.state_dict() if isinstance(part, nn.Module) else {"": part}),
+            draft / f"{name}.safetensors",
+        )
     (draft / "record.json").write_text(json.dumps({"format": FORMAT, "step": step} | record))
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
@@ -47,7 +53,11 @@ def checkpoints(out: Path) -> list[Path]:
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> dict:
     """Put everything back in place; the record is returned."""
     # strict=False: a tied head is stored once, under the name of the embedding that it shares
-    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    except RuntimeError as error:
+        shapes = str(error).splitlines()[1].strip()
+        raise ValueError(f"{folder} holds the weights of another model: {shapes}") from None
     tied = set(model.state_dict()) - set(_tensors(model.state_dict()))
     if unexpected or set(missing) - tied:
         raise ValueError(f"{folder} holds the weights of another model: {(unexpected or missing)[:3]}")

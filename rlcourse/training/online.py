@@ -68,6 +68,8 @@ def train(
     """
     if (steps is None) == (tokens is None):
         raise ValueError("train for so many steps=..., or for so many sampled tokens=...: give one of them")
+    if (steps if tokens is None else tokens) < 1:
+        raise ValueError(f"steps={steps}, tokens={tokens} is nothing to train for: give a positive number")
     n_prompts, rest = divmod(responses, method.group_size)
     if n_prompts == 0 or rest:
         raise ValueError(
@@ -80,7 +82,7 @@ def train(
             "For a fresh start load it again, or train policy.copy().",
             stacklevel=2,
         )
-    lr = lr or (3e-4 if policy.name.startswith("pocket") else 1e-6)
+    lr = lr if lr is not None else (3e-4 if policy.name.startswith("pocket") else 1e-6)
     max_tokens = max_tokens or task.max_tokens
     if reference is None and "ref_logp" in method.needs:
         reference = policy.copy()
@@ -102,12 +104,15 @@ def train(
         seed=seed,
     )
     step = _resume(out, resume, run, config, policy, optimizer, state) if out else 0
+    earlier = list(policy.trained)
     spent = run.history[-1]["sampled_tokens"] if run.history else 0
     clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
     progress = Progress(run, quiet)
 
     def sample_watched() -> None:
-        rollout = policy.sample(run.prompts, max_tokens=max_tokens, temperature=temperature, seed=stream("watched"))
+        rollout = policy.sample(
+            run.prompts, max_tokens=max_tokens, temperature=temperature, seed=stream("watched")
+        )
         rollout.problems = watched
         correct = task.grade(rollout)["correct"].tolist()
         run.samples[step] = list(zip(rollout.texts, correct, strict=True))
@@ -127,7 +132,10 @@ def train(
             drift = kl_estimate(rollout.logp, rollout.ref_logp, "k1")
             metrics["kl"] = only(drift, rollout.mask).sum(1).mean().item()
         rollout.advantages = method.advantages(rollout, state)
-        metrics |= learn(policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step))
+        metrics |= learn(
+            policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step)
+        )
+        policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]  # interrupted runs too
         run.history.append(
             {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
         )
@@ -141,12 +149,19 @@ def train(
             if step % checkpoint_every == 0 or finished:
                 record = {"config": config, "history": run.history, "samples": run.samples}
                 checkpoint.save(out, step, policy.model, optimizer, state, record)
-    policy.trained.append(f"{type(method).__name__} for {step} steps")
+    policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]
     return run
 
 
 def collect(
-    policy: Policy, task, method: OnlineMethod, n_prompts: int, max_tokens: int, temperature: float, seed: int, step: int
+    policy: Policy,
+    task,
+    method: OnlineMethod,
+    n_prompts: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    step: int,
 ) -> tuple[Rollout, dict]:
     """A rollout of `n_prompts` groups that the method keeps. What was sampled and dropped is counted too."""
     rng = random.Random(stream(seed, step, "problems"))
@@ -162,9 +177,14 @@ def collect(
         )
         rollout.problems = problems
         grades = task.grade(rollout)
-        rollout.rewards, rollout.correct = grades["rewards"].to(policy.device), grades["correct"].to(policy.device)
+        rollout.rewards, rollout.correct = (
+            grades["rewards"].to(policy.device),
+            grades["correct"].to(policy.device),
+        )
         check(rollout)
-        facts.append({name: grade.float().mean().item() for name, grade in grades.items() if name != "rewards"})
+        facts.append(
+            {name: grade.float().mean().item() for name, grade in grades.items() if name != "rewards"}
+        )
         facts[-1] |= {
             "reward": rollout.rewards.mean().item(),
             "length": rollout.lengths.float().mean().item(),
@@ -225,7 +245,7 @@ def learn(
     """`epochs` passes over the rollout, `minibatches` optimizer steps each; means of what was measured."""
     rollout = dataclasses.replace(rollout, old_logp=rollout.logp)
     generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, float] = {}
+    updates, sums = 0, {}
     for _ in range(method.epochs):
         order = torch.arange(len(rollout))
         if method.minibatches > 1:
@@ -246,9 +266,10 @@ def learn(
                     measured[name] = measured.get(name, 0.0) + only(value, batch.mask).sum().item() / n_tokens
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm, error_if_nonfinite=True)
             optimizer.step()
+            updates += 1
             for name, value in {**measured, "grad_norm": norm.item()}.items():
                 sums[name] = sums.get(name, 0.0) + value
-    return {name: total / (method.epochs * method.minibatches) for name, total in sums.items()}
+    return {name: total / updates for name, total in sums.items()}
 
 
 def _resume(out: Path, resume: bool, run: Run, config: dict, policy: Policy, optimizer, state: dict) -> int:

@@ -2,25 +2,25 @@
 
 The text is generated (tasks/sums.py, tasks/helpdesk.py), the tokenizer is read off it, and the
 weights are trained to predict it. One seed and one thread, so that the same machine builds the
-same bytes again. A model card with its cost and its scores is written beside the weights.
+same bytes again. The model goes to runs/pockets/; `--ship` puts it in the place of the one that
+the package brings. A card with its cost and its scores is written beside the weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
 
 import torch
 
-from rlcourse.evaluate import pass_at_k
 from rlcourse.lm import Policy, Rollout
 from rlcourse.lm.pocket import build_model, build_tokenizer
 from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks import helpdesk, sums
 from rlcourse.tensors import token_logprobs
+from rlcourse.training.card import describe, probe
 
 RECIPES = {
     "pocket": dict(what="The default model: a Llama that has read both worlds."),
@@ -38,7 +38,9 @@ def batch(policy: Policy, rng: random.Random, worked_share: float) -> list[Rollo
 
     Sorted by length and cut in two, so that little of it is padding.
     """
-    pairs = [sums.corpus(rng, worked_share) for _ in range(SUMS)] + [helpdesk.corpus(rng) for _ in range(TALKS)]
+    pairs = [sums.corpus(rng, worked_share) for _ in range(SUMS)] + [
+        helpdesk.corpus(rng) for _ in range(TALKS)
+    ]
     rows = [[*policy.encode(prompt)[1:], *policy.encode_response(response)] for prompt, response in pairs]
     rows += [policy.encode_response(sums.table(rng)) for _ in range(TABLES)]
     rows.sort(key=len)
@@ -67,29 +69,16 @@ def loss_of(policy: Policy, part: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
     bos = part.prompt_tokens.expand(len(part), 1)
     mask = torch.cat([torch.ones_like(bos, dtype=torch.bool), part.mask], 1)
     out = policy.model(
-        torch.cat([bos, part.tokens], 1), attention_mask=mask.long(), output_router_logits=True, use_cache=False
+        torch.cat([bos, part.tokens], 1),
+        attention_mask=mask.long(),
+        output_router_logits=True,
+        use_cache=False,
     )
     nll = -token_logprobs(out.logits[:, :-1][part.mask], part.tokens[part.mask]).sum()
     return nll, policy.model.config.router_aux_loss_coef * out.aux_loss
 
 
-def probe(policy: Policy, task: sums.Sums, problems: int = 512) -> dict[str, float]:
-    """One answer a problem, at temperature 1: how many are right, how many are worked, and how many of those are right."""
-    rng = random.Random("probe")
-    drawn = [task.draw(rng) for _ in range(problems)]
-    rollout = policy.sample([problem.prompt for problem in drawn], max_tokens=task.max_tokens)
-    rollout.problems = drawn
-    grades = task.grade(rollout)
-    works, right = grades["worked"], grades["correct"]
-    return {
-        "accuracy": right.float().mean().item(),
-        "worked": works.float().mean().item(),
-        "right_if_worked": right[works].float().mean().item() if works.any() else float("nan"),
-        "right_if_direct": right[~works].float().mean().item() if (~works).any() else float("nan"),
-    }
-
-
-def pretrain(name: str, steps: int = STEPS, seed: int = SEED, out: Path | None = None) -> Policy:
+def pretrain(name: str, folder: Path, steps: int = STEPS, seed: int = SEED) -> Policy:
     recipe = RECIPES[name]
     worked_share = recipe.get("worked_share", sums.WORKED)
     torch.set_num_threads(1)
@@ -124,14 +113,24 @@ def pretrain(name: str, steps: int = STEPS, seed: int = SEED, out: Path | None =
                 f"worked {found['worked']:.2f}  {time.time() - started:.0f} s",
                 flush=True,
             )
-    folder = out or POCKETS / name
-    policy.save(folder)
     minutes = (time.time() - started) / 60
-    (folder / "training.json").write_text(
-        json.dumps(
-            dict(seed=seed, steps=steps, minutes=round(minutes, 1), loss=round(sum(losses[-100:]) / 100, 4)),
-            indent=1,
-        )
-        + "\n"
-    )
+    describe(policy, folder, RECIPES[name]["what"], seed, steps, minutes, sum(losses[-250:]) / 250)
     return policy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pretrain pocket models from nothing.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RECIPES)}; all of them by default")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--out", type=Path, default=Path("runs/pockets"))
+    parser.add_argument("--ship", action="store_true", help="replace the models that the package brings")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(RECIPES):
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    for name in asked.names or RECIPES:
+        pretrain(name, (POCKETS if asked.ship else asked.out) / name, asked.steps, asked.seed)
+
+
+if __name__ == "__main__":
+    main()

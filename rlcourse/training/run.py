@@ -29,7 +29,7 @@ class Run:
             f"reward {first['reward']:.2f} -> {last['reward']:.2f})"
         )
 
-    def column(self, name: str) -> list[float]:
+    def column(self, name: str) -> list[int | float]:
         """One number a step; NaN where a step has none."""
         if not any(name in row for row in self.history):
             known = ", ".join(sorted({key for row in self.history for key in row}))
@@ -98,7 +98,9 @@ def _mark(sample: tuple[str, bool]) -> str:
 
 def _smoothed(values: list[float], window: int) -> list[float]:
     """A trailing mean: it never looks ahead of what was known at that step."""
-    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - window) : i + 1])]
+    return [
+        sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - window) : i + 1])
+    ]
 
 
 @dataclass

@@ -1,0 +1,96 @@
+"""What a pocket model can do, measured, and the card that says so."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from rlcourse.evaluate import pass_at_k
+from rlcourse.lm import Policy
+from rlcourse.tasks import helpdesk
+from rlcourse.tasks.sums import SLIP, WORKED, Sums
+
+DIAL = [(2, 1), (2, 2), (3, 2), (3, 3), (4, 2), (5, 2), (5, 3), (6, 2), (7, 2), (8, 2)]  # (terms, digits)
+
+
+def probe(policy: Policy, task: sums.Sums, problems: int = 512) -> dict[str, float]:
+    """One answer a problem, at temperature 1: how many are right, are worked, and are right when worked or not."""
+    rng = random.Random("probe")
+    drawn = [task.draw(rng) for _ in range(problems)]
+    rollout = policy.sample([problem.prompt for problem in drawn], max_tokens=task.max_tokens)
+    rollout.problems = drawn
+    grades = task.grade(rollout)
+    works, right = grades["worked"], grades["correct"]
+    return {
+        "accuracy": right.float().mean().item(),
+        "worked": works.float().mean().item(),
+        "right_if_worked": right[works].float().mean().item() if works.any() else float("nan"),
+        "right_if_direct": right[~works].float().mean().item() if (~works).any() else float("nan"),
+    }
+
+
+def pass_at_64(policy: Policy, task: Sums, problems: int = 32) -> float:
+    rng = random.Random("pass@64")
+    drawn = [task.draw(rng) for _ in range(problems)]
+    rollout = policy.sample([p.prompt for p in drawn], group_size=64, max_tokens=task.max_tokens)
+    rollout.problems = drawn
+    right = rollout.grouped(task.grade(rollout)["correct"]).sum(1)
+    return sum(pass_at_k(64, n, 64) for n in right.tolist()) / problems
+
+
+def gold(policy: Policy, tickets: int = 256) -> float:
+    """Mean gold score of one reply a ticket, sampled at temperature 1."""
+    rng = random.Random("gold")
+    drawn = [helpdesk.draw_ticket(rng) for _ in range(tickets)]
+    replies = policy.sample([ticket.message for ticket in drawn], max_tokens=64).texts
+    return sum(map(helpdesk.gold_score, drawn, replies)) / tickets
+
+
+def scores(policy: Policy) -> dict:
+    by_dial = {
+        f"{terms} x {digits}": probe(policy, Sums(terms, digits))
+        | {"pass@64": pass_at_64(policy, Sums(terms, digits))}
+        for terms, digits in DIAL
+    }
+    return {"sums": by_dial, "helpdesk gold": gold(policy)}
+
+
+def describe(
+    policy: Policy, folder: Path, what: str, seed: int, steps: int, minutes: float, loss: float
+) -> None:
+    """Save the policy with `scores.json` and a card for people, README.md."""
+    policy.save(folder)
+    measured = scores(policy)
+    facts = dict(seed=seed, steps=steps, minutes=round(minutes, 1), loss=round(loss, 4), scores=measured)
+    (folder / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
+    size = sum(p.numel() for p in policy.parameters())
+    rows = "\n".join(
+        f"| {dial} | {s['accuracy']:.2f} | {s['worked']:.2f} | {s['right_if_worked']:.2f} | "
+        f"{s['right_if_direct']:.2f} | {s['pass@64']:.2f} |"
+        for dial, s in measured["sums"].items()
+    )
+    share = f"{WORKED:.0%} of the answers to sums are worked, and {SLIP:.0%} of their steps slip"
+    if policy.name == "pocket-direct":
+        share = "not one of the answers to sums is worked"
+    (folder / "README.md").write_text(f"""# {policy.name}
+
+{what} {size:,} parameters, {type(policy.model).__name__}, float32.
+
+Built by `python -m rlcourse.training.pretrain {policy.name}` with seed {seed}: {steps:,} steps, about
+{round(minutes)} minutes on one core, last loss {loss:.3f} nats a token. Its text is generated and is of three kinds:
+questions and answers of the world *sums* ({share}), pages of a primer of two-number additions, and a
+helpdesk's messages with replies of every quality. No text from outside, and nobody's data.
+
+What it does before any training by reinforcement, at temperature 1. `3 x 2` means three terms of two digits.
+The text holds sums of 2 to 5 terms of 1 to 3 digits: what is longer, the model has never seen. One answer to
+each of 512 problems; pass@64 over 32 problems.
+
+| terms x digits | accuracy | worked | right if worked | right if direct | pass@64 |
+|---|---|---|---|---|---|
+{rows}
+
+Helpdesk: mean gold score of its replies {measured["helpdesk gold"]:.2f}, on a scale from -4 to 3.
+
+It is made for teaching. It knows nothing but these two worlds.
+""")
