@@ -8,7 +8,10 @@ from rlcourse.bookmaking.workbook import lay_out, pages, reset
 
 
 def notebook(source, output="3\n", count=1, **metadata):
-    outputs = [{"output_type": "stream", "name": "stdout", "text": [output]}]
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": [output]},
+        {"output_type": "execute_result", "data": {}, "metadata": {}, "execution_count": count},
+    ]
     cell = {
         "cell_type": "code",
         "id": "c000",
@@ -63,7 +66,7 @@ def test_opened_and_saved_is_untouched(book, mine):
     saved = json.loads((mine / GRPO).read_text())
     saved["metadata"]["language_info"] = {"version": "3.11.7"}
     saved["cells"][0]["metadata"] = {"trusted": True, "collapsed": False}
-    saved["cells"][0]["execution_count"] = None
+    saved["cells"][0]["execution_count"] = saved["cells"][0]["outputs"][1]["execution_count"] = 7
     saved["cells"][0]["source"] = "".join(saved["cells"][0]["source"])
     saved["cells"][0]["outputs"][0]["text"] = "".join(saved["cells"][0]["outputs"][0]["text"])
     (mine / GRPO).write_text(json.dumps(saved, indent=1))

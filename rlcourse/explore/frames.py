@@ -8,7 +8,7 @@ MOST = 12  # frames: each is a picture inside the notebook
 
 
 def slider_over(values: list, draw, description: str, alt: str, start: int = 0):
-    """`draw(value)` returns a figure; `alt(value)`, a format string for one value, is what a screen reader says."""
+    """`draw(value)` returns a figure; `alt`, a format string for one value, says what it shows."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
 
@@ -19,8 +19,11 @@ def slider_over(values: list, draw, description: str, alt: str, start: int = 0):
         figure, buffer = draw(value), BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         plt.close(figure)
-        frames.append(widgets.Image(value=buffer.getvalue(), format="png", layout={"max_width": "100%"}))
-        frames[-1].alt = alt.format(value)
+        frames.append(
+            widgets.Image(
+                value=buffer.getvalue(), format="png", tooltip=alt.format(value), layout={"max_width": "100%"}
+            )
+        )
     # A slider of positions, labelled by its values: a Stack knows its frames by position.
     slider = widgets.SelectionSlider(
         options=[(str(value), position) for position, value in enumerate(values)],

@@ -1,6 +1,17 @@
 """The family tree of methods: one file a paper, and the imports are the genealogy."""
 
-from rlcourse.methods.grpo import GRPO
-from rlcourse.methods.reinforce import REINFORCE
+from importlib import import_module
 
-__all__ = ["GRPO", "REINFORCE"]
+# Looked up when first asked for: a chapter loads, and is stamped with, the methods that it uses.
+_WHERE = {"GRPO": "grpo", "REINFORCE": "reinforce"}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(import_module(f"rlcourse.methods.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'rlcourse.methods' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_WHERE])

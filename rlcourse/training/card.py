@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from math import isnan
 from pathlib import Path
 
 from rlcourse.evaluate import pass_at_k
@@ -65,22 +66,23 @@ def describe(
     facts = dict(seed=seed, steps=steps, minutes=round(minutes, 1), loss=round(loss, 4), scores=measured)
     (folder / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
     size = sum(p.numel() for p in policy.parameters())
+    columns = ("accuracy", "worked", "right_if_worked", "right_if_direct", "pass@64")
     rows = "\n".join(
-        f"| {dial} | {s['accuracy']:.2f} | {s['worked']:.2f} | {s['right_if_worked']:.2f} | "
-        f"{s['right_if_direct']:.2f} | {s['pass@64']:.2f} |"
+        f"| {dial} | " + " | ".join("-" if isnan(s[c]) else f"{s[c]:.2f}" for c in columns) + " |"
         for dial, s in measured["sums"].items()
     )
-    share = f"{WORKED:.0%} of the answers to sums are worked, and {SLIP:.0%} of their steps slip"
+    share = f"{WORKED:.0%} of the answers are worked, and {SLIP:.0%} of their steps slip"
     if policy.name == "pocket-direct":
-        share = "not one of the answers to sums is worked"
+        share = "not one answer is worked"
     (folder / "README.md").write_text(f"""# {policy.name}
 
 {what} {size:,} parameters, {type(policy.model).__name__}, float32.
 
 Built by `python -m rlcourse.training.pretrain {policy.name}` with seed {seed}: {steps:,} steps, about
 {round(minutes)} minutes on one core, last loss {loss:.3f} nats a token. Its text is generated and is of three kinds:
-questions and answers of the world *sums* ({share}), pages of a primer of two-number additions, and a
-helpdesk's messages with replies of every quality. No text from outside, and nobody's data.
+sums and their answers ({share}), pages of a primer of
+two-number additions, and a helpdesk's messages with replies of every quality. No text from outside, and
+nobody's data.
 
 What it does before any training by reinforcement, at temperature 1. `3 x 2` means three terms of two digits.
 The text holds sums of 2 to 5 terms of 1 to 3 digits: what is longer, the model has never seen. One answer to

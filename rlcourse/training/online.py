@@ -220,9 +220,9 @@ def check(rollout: Rollout) -> None:
         )
     if not rollout.rewards.isfinite().all():
         row = int((~rollout.rewards.isfinite()).nonzero()[0])
+        prompt, reward = rollout.prompts[rollout.owner[row]], rollout.rewards[row].item()
         raise ValueError(
-            f"the reward of response {row} is {rollout.rewards[row].item()}: to {rollout.prompts[rollout.owner[row]]!r} "
-            f"the policy answered {rollout.texts[row]!r}"
+            f"the reward of response {row} is {reward}: to {prompt!r} the policy answered {rollout.texts[row]!r}"
         )
 
 
