@@ -1,6 +1,7 @@
 """What the evidence files say is what their scripts still measure, and what the chapters claim hangs on the method."""
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,6 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "grpo_evidence.py"
 def script():
     spec = importlib.util.spec_from_file_location("grpo_evidence", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["grpo_evidence"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

@@ -8,6 +8,7 @@ import torch
 from rlcourse.lm import load_policy, pockets
 from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks.sums import Sums
+from rlcourse.training import pretrain
 from rlcourse.training.card import probe
 
 SHIPPED = ["pocket", "pocket-direct", "pocket-moe"]
@@ -68,3 +69,15 @@ def test_the_dial_reaches_what_64_tries_do_not_solve():
 
 def test_the_control_never_works():
     assert all(s["worked"] == 0 for s in card("pocket-direct")["scores"]["sums"].values())
+
+
+def test_the_same_seed_builds_the_same_bytes(tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(pretrain, "describe", lambda policy, folder, *facts: policy.save(folder))
+    for name in ("pocket", "pocket-moe"):
+        once, again = (
+            pretrain.pretrain(name, tmp_path / name / which, steps=3) and tmp_path / name / which / "model.safetensors"
+            for which in ("once", "again")
+        )
+        assert once.read_bytes() == again.read_bytes()
+    torch.set_num_threads(threads)
