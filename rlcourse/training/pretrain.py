@@ -55,7 +55,10 @@ def loss_of(policy: Policy, part: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
     bos = part.prompt_tokens.expand(len(part), 1)
     mask = torch.cat([torch.ones_like(bos, dtype=torch.bool), part.mask], 1)
     out = policy.model(
-        torch.cat([bos, part.tokens], 1), attention_mask=mask.long(), output_router_logits=True, use_cache=False
+        torch.cat([bos, part.tokens], 1),
+        attention_mask=mask.long(),
+        output_router_logits=True,
+        use_cache=False,
     )
     nll = -token_logprobs(out.logits[:, :-1][part.mask], part.tokens[part.mask]).sum()
     return nll, policy.model.config.router_aux_loss_coef * out.aux_loss

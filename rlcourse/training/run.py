@@ -47,7 +47,9 @@ class Run:
 
         names = names or ("reward", "length", "entropy")
         runs = {(type(self.method).__name__ if also else ""): self} | (also or {})
-        figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.8), squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(names), figsize=(3.6 * len(names), 3.2), squeeze=False, layout="constrained"
+        )
         for axis, name in zip(axes[0], names, strict=True):
             for colour, (label, run) in enumerate(runs.items()):
                 x, y = run.column(against), run.column(name)
@@ -56,7 +58,6 @@ class Run:
             axis.set(xlabel=LABELS.get(against, against), ylabel=LABELS.get(name, name))
         if also:
             axes[0][0].legend()
-        figure.tight_layout()
         return figure
 
     def before_after(self, n: int = 5) -> Table:
