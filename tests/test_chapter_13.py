@@ -30,15 +30,24 @@ def test_the_blank_fails_politely(number, capsys):
 
 
 MISTAKES = [
-    (0, "def my_advantages(r): return r - r.mean()", "exactly 0"),
-    (0, "def my_advantages(r): return (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-9)", "exactly 0"),
+    (0, "def my_advantages(r): return r - r.mean()", "over the group, or over the batch"),
+    (
+        0,
+        "def my_advantages(r): return (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)",
+        "exactly 0",
+    ),
+    (
+        0,
+        "def my_advantages(r): return (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 0.1)",
+        "expected",
+    ),
     (0, "def my_advantages(r): return (r - r.mean(1, keepdim=True))[:, 0]", "own advantage"),
     (
         0,
         "def my_advantages(r):\n"
         "    a = (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True, correction=0) + 1e-4)\n"
         "    return a.masked_fill(r.amax(1, keepdim=True) == r.amin(1, keepdim=True), 0)",
-        "variance by G",
+        "squares by G",
     ),
     (
         0,

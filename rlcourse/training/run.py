@@ -53,9 +53,13 @@ class Run:
         for axis, name in zip(axes[0], names, strict=True):
             for colour, (label, run) in enumerate(runs.items()):
                 x, y = run.column(against), run.column(name)
-                axis.plot(x, y, color=f"C{colour}", alpha=0.25, linewidth=1)
+                if against == "sampled_tokens":
+                    x = [tokens / 1000 for tokens in x]
+                axis.plot(x, y, color=f"C{colour}", alpha=0.4, linewidth=1)
                 axis.plot(x, _smoothed(y, smooth), color=f"C{colour}", label=label)
             axis.set(xlabel=LABELS.get(against, against), ylabel=LABELS.get(name, name))
+            if axis.get_ylim()[0] > -0.1 * axis.get_ylim()[1]:  # what cannot be negative is shown from 0
+                axis.set_ylim(bottom=0)
         if also:
             axes[0][0].legend()
         return figure
@@ -77,7 +81,7 @@ class Run:
 
 LABELS = {
     "step": "step",
-    "sampled_tokens": "sampled tokens",
+    "sampled_tokens": "sampled tokens (thousands)",
     "seconds": "seconds",
     "reward": "mean reward",
     "length": "mean length (tokens)",
