@@ -25,7 +25,7 @@ from rlcourse.training.checkpoint import checkpoints
 
 @dataclass(frozen=True)
 class Ones:
-    """Pays for the share of ones in an answer: every group differs, so every step learns something."""
+    """Pays for the share of ones in an answer, and a little for any: every step learns something."""
 
     max_tokens: int = 8
     die_at: int = 0  # the process kills itself when it is asked to grade for this many-th time
@@ -37,7 +37,7 @@ class Ones:
         GRADED.append(rollout)
         if len(GRADED) == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        shares = [text.count("1") / (1 + len(text)) for text in rollout.texts]
+        shares = [0.1 + text.count("1") / (1 + len(text)) for text in rollout.texts]
         return {
             "rewards": torch.tensor(shares),
             "correct": torch.tensor(["1" in text for text in rollout.texts]),
@@ -113,11 +113,22 @@ def test_a_longer_run_begins_as_the_shorter_one():
     assert timeless(run_once(steps=4).history)[:2] == timeless(run_once(steps=2).history)
 
 
-def test_no_two_steps_see_the_same_problems_or_samples():
-    run_once(steps=3)
-    rollouts = [r for r in GRADED if len(r) == 16]  # the others are the watched prompts
-    assert len(rollouts) == 3
-    assert len({tuple(r.prompts) for r in rollouts}) == 3
+def test_no_two_steps_and_no_two_offers_see_the_same_problems_or_the_same_noise():
+    policy, seeds = fresh(), []
+    sample = policy.sample
+
+    def noted(*args, seed, **rest):
+        seeds.append(seed)
+        return sample(*args, seed=seed, **rest)
+
+    policy.sample = noted
+    for seed in (0, 1):
+        train(policy, Ones(), Picky(2), steps=3, seed=seed, resume=True, **SETTINGS)
+    offers = [r for r in GRADED if len(r) == 16]  # the others are the watched prompts
+    assert len(offers) == 2 * 3 * 2
+    assert len({tuple(r.prompts) for r in offers}) == len(offers)
+    watched = {seed for seed in seeds if seeds.count(seed) > 1}
+    assert len(watched) == 1 and len(set(seeds) - watched) == len(offers)
 
 
 # ---- micro-batches
@@ -136,15 +147,15 @@ class Descent(torch.optim.SGD):
 )
 def test_micro_batches_change_the_gradient_by_no_more_than_rounding(method, size, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Descent)
-    whole = run_once(method, steps=1, max_grad_norm=0.1)
-    parts = run_once(method, steps=1, max_grad_norm=0.1, micro_batch=size)
+    whole = run_once(method, steps=1, max_grad_norm=0.01)
+    parts = run_once(method, steps=1, max_grad_norm=0.01, micro_batch=size)
     for name, value in whole.history[0].items():
         if name != "seconds":
-            assert parts.history[0][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+            assert parts.history[0][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
     before, after, other = weights(fresh()), weights(whole.policy), weights(parts.policy)
     for name in before:
         assert (other[name] - after[name]).abs().max() < 1e-6, name
-    assert max((after[name] - before[name]).abs().max() for name in before) > 1e-3
+    assert max((after[name] - before[name]).abs().max() for name in before) > 1e-4
 
 
 def test_the_gradient_is_clipped_to_the_norm_that_was_asked_for(monkeypatch):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from io import BytesIO
 
 MOST = 12  # frames: each is a picture inside the notebook
 
 
 def slider_over(values: list, draw, description: str, alt: str, start: int = 0):
-    """`draw(value)` returns a figure; `alt`, a format string for one value, says what it shows."""
+    """`draw(value)` returns a figure; `alt`, a format string for one value, is what a screen reader says."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
 
@@ -19,11 +20,9 @@ def slider_over(values: list, draw, description: str, alt: str, start: int = 0):
         figure, buffer = draw(value), BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         plt.close(figure)
-        frames.append(
-            widgets.Image(
-                value=buffer.getvalue(), format="png", tooltip=alt.format(value), layout={"max_width": "100%"}
-            )
-        )
+        # an HTML widget and not an Image: only this one can carry an alternative text
+        source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+        frames.append(widgets.HTML(f'<img alt="{alt.format(value)}" src="{source}" style="max-width: 100%">'))
     # A slider of positions, labelled by its values: a Stack knows its frames by position.
     slider = widgets.SelectionSlider(
         options=[(str(value), position) for position, value in enumerate(values)],
