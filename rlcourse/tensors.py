@@ -29,6 +29,11 @@ def only(x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Float[Tensor, "*S"
     return x.masked_fill(~mask, 0.0)
 
 
+def each_token(x: Float[Tensor, ...], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """What is given for each response, [B], counts for each of its tokens; [B T] stays. 0 off the mask."""
+    return only(x if x.dim() == 2 else x[:, None].expand(mask.shape), mask)
+
+
 def masked_mean(
     x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"], dim: int | None = None
 ) -> Float[Tensor, "..."]:

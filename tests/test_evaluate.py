@@ -52,7 +52,8 @@ def test_impossible_counts_are_refused(samples, correct, k):
 def test_accuracy_is_the_share_of_right_answers_and_repeats():
     class BeginsWithA(Sums):
         def grade(self, rollout):
-            return {"correct": torch.tensor([text.startswith("a") for text in rollout.texts])}
+            right = torch.tensor([text.startswith("a") for text in rollout.texts])
+            return {"rewards": right.float(), "correct": right}
 
     policy, task = Policy(build("llama"), characters()), BeginsWithA()
     found = accuracy(policy, task, problems=200)

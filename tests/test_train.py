@@ -19,7 +19,7 @@ from rlcourse.lm import Rollout
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.tasks.sums import Sum
-from rlcourse.training import checkpoint, online
+from rlcourse.training import checkpoint
 from rlcourse.training.checkpoint import checkpoints
 
 
@@ -137,8 +137,8 @@ def test_no_two_steps_and_no_two_offers_see_the_same_problems_or_the_same_noise(
 class Descent(torch.optim.SGD):
     """Plain steps of size 1, so that the change of the weights is the gradient."""
 
-    def __init__(self, parameters, **_):
-        super().__init__(parameters, lr=1.0)
+    def __init__(self, groups, **_):
+        super().__init__([parameter for group in groups for parameter in group["params"]], lr=1.0)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 16])
@@ -186,9 +186,9 @@ class Spy(OnlineMethod):
     def advantages(self, rollout, state):
         return rollout.rewards
 
-    def weights(self, mask):
-        self.minibatch_sizes.append(len(mask))
-        return super().weights(mask)
+    def weights(self, batch):
+        self.minibatch_sizes.append(len(batch))
+        return super().weights(batch)
 
     def loss(self, batch, state):
         self.batches.append(batch)
@@ -344,11 +344,14 @@ def test_a_prompt_longer_than_the_context_is_named_before_any_step():
 # ---- keeping and refilling
 
 
+REFILLS = 8
+
+
 class Picky(Spy):
     """Keeps the first `keeps` prompts of every offer."""
 
     def __init__(self, keeps, **attributes):
-        super().__init__(group_size=4, **attributes)
+        super().__init__(group_size=4, refills=REFILLS, **attributes)
         self.keeps, self.offers, self.learnt = keeps, [], []
 
     def keep(self, rollout):
@@ -380,17 +383,20 @@ def test_dropped_groups_are_replaced_by_fresh_ones_and_counted(keeps, offers, le
 def test_refilling_stops_at_the_cap_and_learns_from_what_there_is():
     picky = Picky(1)
     run = run_once(picky, steps=1, responses=64)
-    assert len(picky.offers) == 1 + online.REFILLS < 16
-    assert run.history[0]["prompts_drawn"] == 16 * (1 + online.REFILLS)
-    assert len(picky.learnt[0].prompts) == 1 + online.REFILLS
+    assert len(picky.offers) == 1 + REFILLS < 16
+    assert run.history[0]["prompts_drawn"] == 16 * (1 + REFILLS)
+    assert len(picky.learnt[0].prompts) == 1 + REFILLS
 
 
-def test_where_nothing_is_kept_the_error_says_so_before_any_step():
+def test_where_nothing_is_kept_the_run_stops_and_says_so_and_nothing_is_lost(tmp_path):
     policy = fresh()
     before = weights(policy)
-    with pytest.raises(ValueError, match=f"step 1: .*none of the {4 * (1 + online.REFILLS)} groups"):
-        run_once(Picky(0), policy)
+    with pytest.warns(UserWarning, match=f"step 1: Picky kept none of the {4 * (1 + REFILLS)} prompts"):
+        run = run_once(Picky(0), policy, steps=5, out=tmp_path)
     assert same_weights(before, weights(policy))
+    (row,) = run.history
+    assert row["prompts_drawn"] == 4 * (1 + REFILLS) and row["prompts_kept"] == 0 and "loss" not in row
+    assert run.samples.keys() == {0, 1} and (tmp_path / "step-000001").is_dir()
 
 
 def test_a_token_budget_counts_what_was_dropped():

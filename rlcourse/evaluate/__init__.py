@@ -8,6 +8,7 @@ from math import comb
 from torch import Tensor
 
 from rlcourse.lm import Policy
+from rlcourse.tasks.ask import ask
 
 
 def pass_at_k(samples: int | Tensor, correct: int | Tensor, k: int) -> float:
@@ -33,7 +34,5 @@ def accuracy(policy: Policy, task, problems: int = 512, seed: int = 0) -> float:
     The problems are drawn from a stream of their own: no training seed draws from it.
     """
     rng = random.Random(f"accuracy/{seed}")
-    drawn = [task.draw(rng) for _ in range(problems)]
-    rollout = policy.sample([p.prompt for p in drawn], max_tokens=task.max_tokens, seed=seed)
-    rollout.problems = drawn
-    return task.grade(rollout)["correct"].float().mean().item()
+    rollout, _ = ask(policy, task, [task.draw(rng) for _ in range(problems)], seed=seed)
+    return rollout.correct.float().mean().item()

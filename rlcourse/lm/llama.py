@@ -98,9 +98,12 @@ def causal(mask: Tensor) -> Tensor:
     return seen & mask[:, None] | torch.eye(T, dtype=torch.bool, device=mask.device)
 
 
-def response_logits(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> Tensor:
-    """Logits of every real response token, [N V], in the order of `tokens[mask]`."""
+def response_states(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> tuple[Tensor, Tensor]:
+    """For every real response token, in the order of `tokens[mask]`: the last hidden state that it is
+    drawn from, [N D], and the logits, [N V]."""
     w = Weights(model)
+    predicted, before_another = mask, F.pad(mask[:, 1:], (0, 1))
+    mask = before_another if before_another.any() else mask  # a last token predicts nothing: not run
     (P, S), (B, T), device = prompt_tokens.shape, tokens.shape, tokens.device
     n_prompt = int(prompt_mask.sum())
 
@@ -132,8 +135,9 @@ def response_logits(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> T
 
     # A response's first token is predicted by its prompt's last, every other one by the token before it.
     last = p_slot.gather(1, p_position.argmax(1, keepdim=True))[owner]
-    before = torch.cat([last, n_prompt + r_slot[:, :-1]], 1)[mask]
-    return F.linear(w.rms(x[before], w.norm), w.head)
+    before = torch.cat([last, n_prompt + r_slot[:, :-1]], 1)[predicted]
+    states = w.rms(x[before], w.norm)
+    return states, F.linear(states, w.head)
 
 
 class Cache:

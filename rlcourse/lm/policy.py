@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rlcourse.lm import llama
+from rlcourse.lm import llama, routing
 from rlcourse.lm.rollout import Rollout
 from rlcourse.tensors import entropy as entropy_of
 from rlcourse.tensors import token_logprobs
@@ -88,7 +89,9 @@ class Policy:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
 
     def decode(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """What was said, without the EOS at its end. Any other special token is shown: it was said too."""
+        tokens = tokens[:-1] if tokens and tokens[-1] in self.eos.tolist() else tokens
+        return self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
     def left_padded(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Prompt tokens [P S] and their mask."""
@@ -136,28 +139,54 @@ class Policy:
 
     # ---- scoring
 
-    def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
-        """Logits / temperature of every real response token, in the order of `tokens[mask]`."""
+    def states_and_logits(
+        self, rollout: Rollout, replay: bool = False
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
+        """Of every real response token, in the order of `tokens[mask]`: the last hidden state that it is
+        drawn from, and logits / temperature. With `replay` a mixture of experts sends each token to the
+        experts in `rollout.routing`."""
         r = rollout
         if llama.fits(self.model):
-            logits = llama.response_logits(
+            states, logits = llama.response_states(
                 self.model, r.prompt_tokens, r.prompt_mask, r.owner, r.tokens, r.mask
             )
         else:
-            mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
-            logits = self.model(
-                torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
-                attention_mask=mask.long(),
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                logits_to_keep=r.tokens.shape[1] + 1,
-                use_cache=False,
-            ).logits[:, :-1][r.mask]
-        return logits.float() / r.temperature
+            experts = torch.cat([r.prompt_routing[r.owner], r.routing], 1).flatten(0, 1) if replay else None
+            with routing.replayed(self.model, experts) if replay else nullcontext():
+                out = self._whole(r, output_hidden_states=True, logits_to_keep=r.tokens.shape[1] + 1)
+            states = out.hidden_states[-1][:, r.prompt_tokens.shape[1] - 1 : -1][r.mask]
+            logits = out.logits[:, :-1][r.mask]
+        return states, logits.float() / r.temperature
 
-    def score(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+    def _whole(self, r: Rollout, **options):
+        """One plain forward pass of transformers over prompts and responses together."""
+        mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
+        return self.model(
+            torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            **options,
+        )
+
+    def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
+        """Logits / temperature of every real response token, in the order of `tokens[mask]`."""
+        return self.states_and_logits(rollout)[1]
+
+    def score(self, rollout: Rollout, replay: bool = False) -> Float[Tensor, "B T"]:
         """log pi of every response token at the rollout's temperature; 0 off the mask. Carries gradient."""
-        logp = token_logprobs(self.logits(rollout), rollout.tokens[rollout.mask])
-        return logp.new_zeros(rollout.mask.shape).masked_scatter(rollout.mask, logp)
+        _, logits = self.states_and_logits(rollout, replay)
+        return rollout.spread(token_logprobs(logits, rollout.tokens[rollout.mask]))
+
+    @torch.no_grad()
+    def route(self, rollout: Rollout) -> None:
+        """Note in the rollout which experts this policy, as it is now, sends each token to."""
+        with routing.recorded(self.model) as chosen:
+            self._whole(rollout, logits_to_keep=1)
+        experts = chosen().unflatten(0, (len(rollout), -1))
+        first = (rollout.owner[None] == torch.arange(len(rollout.prompts))[:, None]).int().argmax(1)
+        width = rollout.prompt_tokens.shape[1]
+        rollout.prompt_routing, rollout.routing = experts[first, :width], experts[:, width:]
 
     # ---- sampling
 
@@ -178,6 +207,10 @@ class Policy:
             raise ValueError(
                 f"temperature must be positive, got {temperature}; for argmax decoding: greedy=True"
             )
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k keeps the k likeliest tokens, so at least 1; got {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p keeps a share of the probability, above 0 and at most 1; got {top_p}")
         prompt_tokens, prompt_mask = self.left_padded(prompts)
         self._check_room(prompts, prompt_mask, max_tokens)
         owner = torch.arange(len(prompts), device=self.device).repeat_interleave(group_size)
@@ -224,6 +257,7 @@ class Policy:
             finished=finished,
             texts=[self.decode(row[: int(n)]) for row, n in zip(tokens.tolist(), mask.sum(1), strict=True)],
             temperature=temperature,
+            max_tokens=max_tokens,
         )
 
     def _check_room(self, prompts: list[str], prompt_mask: Tensor, max_tokens: int) -> None:

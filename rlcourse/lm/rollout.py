@@ -28,6 +28,7 @@ class Rollout:
     finished: Bool[Tensor, " B"]  # false: cut at the token limit, no EOS
     texts: list[str]  # B
     temperature: float = 1.0
+    max_tokens: int | None = None  # the limit it was sampled under
     problems: list = field(default_factory=list)  # P, the task's own
     rewards: Float[Tensor, " B"] | None = None
     correct: Bool[Tensor, " B"] | None = None
@@ -36,7 +37,15 @@ class Rollout:
     old_logp: Float[Tensor, "B T"] | None = None  # in a batch: `logp` when it was sampled
     weights: Float[Tensor, "B T"] | None = None  # in a batch: what each token's loss counts
     ref_logp: Float[Tensor, "B T"] | None = None
-    values: Float[Tensor, "B T"] | None = None
+    greedy_rewards: Float[Tensor, " B"] | None = None  # of the greedy answer to the row's prompt
+    engine_logp: Float[Tensor, "B T"] | None = None  # of the engine that sampled, where that is another one
+    values: Float[Tensor, "B T"] | None = None  # of the state before each token, by the critic
+    old_values: Float[Tensor, "B T"] | None = None  # in a batch: `values` when it was sampled
+    returns: Float[Tensor, "B T"] | None = None  # what the critic should have said
+    imitation: Float[Tensor, "B T"] | None = None  # in a batch: VAPO's weights of its second term
+    routing: Int[Tensor, "B T L K"] | None = None  # the K experts that layer L sent each token to
+    prompt_routing: Int[Tensor, "P S L K"] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # what a method measured on the whole of it
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -53,32 +62,29 @@ class Rollout:
         """[B] -> [P G]"""
         return x.view(len(self.prompts), self.group_size)
 
+    def spread(self, flat: Tensor) -> Float[Tensor, "B T"]:
+        """One number a real token, in the order of `tokens[mask]`, as [B T] with 0 off the mask."""
+        return flat.new_zeros(self.mask.shape).masked_scatter(self.mask, flat)
+
     def __getitem__(self, rows) -> Rollout:
-        """The given rows (a slice, indices or a bool mask), their prompts kept as they are."""
+        """The given rows (a slice, indices or a bool mask) with the prompts that they answer."""
         rows = torch.arange(len(self), device=self.tokens.device)[rows]
+        prompts, owner = self.owner[rows].unique(return_inverse=True)
         picked = {
-            f.name: value[rows]
+            f.name: value[prompts if f.name.startswith("prompt_") else rows]
             for f in dataclasses.fields(self)
-            if f.name not in ("prompt_tokens", "prompt_mask")
-            and isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **picked, texts=[self.texts[row] for row in rows.tolist()])
+        lists = {
+            "texts": [self.texts[row] for row in rows.tolist()],
+            "prompts": [self.prompts[p] for p in prompts.tolist()],
+            "problems": [self.problems[p] for p in prompts.tolist()] if self.problems else [],
+        }
+        return dataclasses.replace(self, **picked | lists | {"owner": owner})
 
     def groups(self, keep: Bool[Tensor, " P"]) -> Rollout:
         """Only the given prompts, each with its whole group."""
-        if keep.all():
-            return self
-        keep = keep.to(self.owner.device)
-        kept = self[keep[self.owner]]
-        prompts = keep.nonzero().squeeze(1).tolist()
-        return dataclasses.replace(
-            kept,
-            prompts=[self.prompts[p] for p in prompts],
-            problems=[self.problems[p] for p in prompts],
-            prompt_tokens=self.prompt_tokens[keep],
-            prompt_mask=self.prompt_mask[keep],
-            owner=(keep.cumsum(0) - 1)[kept.owner],
-        )
+        return self if keep.all() else self[keep.to(self.owner.device)[self.owner]]
 
     @staticmethod
     def cat(rollouts: list[Rollout]) -> Rollout:
@@ -96,12 +102,15 @@ class Rollout:
             values = [getattr(r, f.name) for r in rollouts]
             if f.name in merged or not isinstance(values[0], Tensor):
                 continue
-            if values[0].dim() == 2:
+            if values[0].dim() >= 2:
                 width = max(v.shape[1] for v in values)
-                left = f.name.startswith("prompt")
-                values = [
-                    torch.nn.functional.pad(v, (width - v.shape[1], 0) if left else (0, width - v.shape[1]))
-                    for v in values
-                ]
+                left = f.name.startswith("prompt_")
+                values = [_widened(v, width, left) for v in values]
             merged[f.name] = torch.cat(values)
         return dataclasses.replace(first, **merged)
+
+
+def _widened(x: Tensor, width: int, left: bool) -> Tensor:
+    """Dimension 1 padded with zeros."""
+    missing = x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])
+    return torch.cat([missing, x] if left else [x, missing], 1)

@@ -3,7 +3,23 @@
 from importlib import import_module
 
 # Looked up when first asked for: a chapter loads, and is stamped with, the methods that it uses.
-_WHERE = {"GRPO": "grpo", "REINFORCE": "reinforce"}
+_WHERE = {
+    "CISPO": "cispo",
+    "DAPO": "dapo",
+    "DrGRPO": "dr_grpo",
+    "GRPO": "grpo",
+    "GSPO": "gspo",
+    "PPO": "ppo",
+    "REINFORCE": "reinforce",
+    "RLOO": "rloo",
+    "ReMax": "remax",
+    "RoutingReplay": "corrections",
+    "SAPO": "sapo",
+    "ScalingGRPO": "scaling_grpo",
+    "TIS": "corrections",
+    "VAPO": "vapo",
+    "VCPPO": "vc_ppo",
+}
 __all__ = sorted(_WHERE)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from rlcourse.kl import kl_estimate
 from rlcourse.methods.ppo import clip_active, clipped_surrogate
 from rlcourse.methods.protocol import OnlineMethod, Paper
-from rlcourse.tensors import only, token_weights
+from rlcourse.tensors import each_token, only, token_weights
 
 PAPER = Paper(
     "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
@@ -47,7 +47,7 @@ def group_advantages(
 def grpo_per_token(
     logp: Float[Tensor, "B T"],
     old_logp: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    advantages: Float[Tensor, ...],
     mask: Bool[Tensor, "B T"],
     clip: float = 0.2,
     ref_logp: Float[Tensor, "B T"] | None = None,
@@ -55,7 +55,7 @@ def grpo_per_token(
 ) -> Float[Tensor, "B T"]:
     """PPO's clipped surrogate with the group's advantage, plus the KL penalty. 0 off the mask."""
     logp, old_logp = only(logp, mask), only(old_logp, mask)
-    loss = clipped_surrogate(logp, old_logp, only(advantages[:, None].expand_as(logp), mask), clip, clip)
+    loss = clipped_surrogate(logp, old_logp, each_token(advantages, mask), clip, clip)
     if beta:
         if ref_logp is None:
             raise ValueError(f"beta={beta} asks for a KL penalty, which needs ref_logp")
@@ -66,7 +66,7 @@ def grpo_per_token(
 def grpo_loss(
     logp: Float[Tensor, "B T"],
     old_logp: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    advantages: Float[Tensor, ...],
     mask: Bool[Tensor, "B T"],
     clip: float = 0.2,
     ref_logp: Float[Tensor, "B T"] | None = None,
@@ -96,8 +96,8 @@ class GRPO(OnlineMethod):
     def advantages(self, rollout, state):
         return group_advantages(rollout.grouped(rollout.rewards), self.scale).flatten()
 
-    def weights(self, mask):
-        return token_weights(mask, "sequence")
+    def weights(self, batch):
+        return token_weights(batch.mask, "sequence")
 
     def loss(self, batch, state):
         b = batch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlcourse.evaluate import pass_at_k
 from rlcourse.lm import Policy
-from rlcourse.tasks import helpdesk
+from rlcourse.tasks import ask, helpdesk
 from rlcourse.tasks.sums import SLIP, WORKED, Sums
 
 DIAL = [(2, 1), (2, 2), (3, 2), (3, 3), (4, 2), (5, 2), (5, 3), (6, 2), (7, 2), (8, 2)]  # (terms, digits)
@@ -18,10 +18,7 @@ DIAL = [(2, 1), (2, 2), (3, 2), (3, 3), (4, 2), (5, 2), (5, 3), (6, 2), (7, 2), 
 def probe(policy: Policy, task: sums.Sums, problems: int = 512) -> dict[str, float]:
     """One answer a problem, at temperature 1: how many are right, are worked, and are right when worked or not."""
     rng = random.Random("probe")
-    drawn = [task.draw(rng) for _ in range(problems)]
-    rollout = policy.sample([problem.prompt for problem in drawn], max_tokens=task.max_tokens)
-    rollout.problems = drawn
-    grades = task.grade(rollout)
+    _, grades = ask(policy, task, [task.draw(rng) for _ in range(problems)])
     works, right = grades["worked"], grades["correct"]
     return {
         "accuracy": right.float().mean().item(),
@@ -33,10 +30,8 @@ def probe(policy: Policy, task: sums.Sums, problems: int = 512) -> dict[str, flo
 
 def pass_at_64(policy: Policy, task: Sums, problems: int = 32) -> float:
     rng = random.Random("pass@64")
-    drawn = [task.draw(rng) for _ in range(problems)]
-    rollout = policy.sample([p.prompt for p in drawn], group_size=64, max_tokens=task.max_tokens)
-    rollout.problems = drawn
-    right = rollout.grouped(task.grade(rollout)["correct"]).sum(1)
+    rollout, _ = ask(policy, task, [task.draw(rng) for _ in range(problems)], group_size=64)
+    right = rollout.grouped(rollout.correct).sum(1)
     return sum(pass_at_k(64, n, 64) for n in right.tolist()) / problems
 
 

@@ -52,27 +52,31 @@ def checkpoints(out: Path) -> list[Path]:
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> dict:
     """Put everything back in place; the record is returned."""
-    # strict=False: a tied head is stored once, under the name of the embedding that it shares
-    try:
-        missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    except RuntimeError as error:
-        shapes = str(error).splitlines()[1].strip()
-        raise ValueError(f"{folder} holds the weights of another model: {shapes}") from None
-    tied = set(model.state_dict()) - set(_tensors(model.state_dict()))
-    if unexpected or set(missing) - tied:
-        raise ValueError(f"{folder} holds the weights of another model: {(unexpected or missing)[:3]}")
+    _fill(model, folder / "model.safetensors")
     slots: dict[int, dict] = {}
     for name, value in load_file(folder / "optimizer.safetensors").items():
         i, key = name.split(".", 1)
         slots.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
     for name, part in state.items():
-        stored = load_file(folder / f"{name}.safetensors")
+        file = folder / f"{name}.safetensors"
         if isinstance(part, nn.Module):
-            part.load_state_dict(stored)
+            _fill(part, file)
         else:
-            part.copy_(stored[""])
+            part.copy_(load_file(file)[""])
     return json.loads((folder / "record.json").read_text())
+
+
+def _fill(module: nn.Module, file: Path) -> None:
+    # strict=False: a tied head is stored once, under the name of the embedding that it shares
+    try:
+        missing, unexpected = module.load_state_dict(load_file(file), strict=False)
+    except RuntimeError as error:
+        shapes = str(error).splitlines()[1].strip()
+        raise ValueError(f"{file} holds the weights of another model: {shapes}") from None
+    tied = set(module.state_dict()) - set(_tensors(module.state_dict()))
+    if unexpected or set(missing) - tied:
+        raise ValueError(f"{file} holds the weights of another model: {(unexpected or missing)[:3]}")
 
 
 def _tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

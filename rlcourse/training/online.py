@@ -16,19 +16,20 @@ import json
 import random
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from rlcourse.kl import kl_estimate
 from rlcourse.lm import Policy, Rollout
+from rlcourse.lm.routing import has_experts
 from rlcourse.methods.protocol import OnlineMethod
-from rlcourse.tensors import masked_mean, only
+from rlcourse.tasks.ask import ask
+from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
 from rlcourse.training import checkpoint
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
-
-REFILLS = 8  # how often a step may draw again for the groups that the method did not keep
 
 
 def stream(*parts) -> int:
@@ -50,6 +51,7 @@ def train(
     max_grad_norm: float = 1.0,
     micro_batch: int | None = None,
     reference: Policy | None = None,
+    engine: Callable[[Policy], Policy] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     checkpoint_every: int = 50,
@@ -63,6 +65,7 @@ def train(
     lr                learning rate; by default 3e-4 for a pocket model, 1e-6 for others
     micro_batch       rows scored at once; changes the memory, not the gradient
     reference         where KL is measured from; by default, where the method needs one, the policy as it comes in
+    engine            makes of the policy what samples, where that is not the policy itself: say, a copy in bfloat16
     out, resume       a folder for checkpoints; `resume=True` goes on from the last one there
     sample_every      every so many steps a few fixed prompts are asked again, for `run.table()`
     """
@@ -87,10 +90,13 @@ def train(
     if reference is None and "ref_logp" in method.needs:
         reference = policy.copy()
 
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.0)
     state = method.init(policy)
+    groups = [{"params": list(policy.parameters()), "lr": lr}]
+    for module in modules(state):
+        groups.append({"params": list(module.parameters()), "lr": method.critic_lr or lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     watched = [task.draw(random.Random(stream("watched", i))) for i in range(8)]
-    run = Run(policy, task, method, seed, prompts=[problem.prompt for problem in watched])
+    run = Run(policy, task, method, seed, state=state, prompts=[problem.prompt for problem in watched])
     out = Path(out) if out else None
     config = dict(
         policy=policy.name,
@@ -101,6 +107,7 @@ def train(
         temperature=temperature,
         max_tokens=max_tokens,
         max_grad_norm=max_grad_norm,
+        engine=getattr(engine, "__name__", engine and type(engine).__name__),
         seed=seed,
     )
     step = _resume(out, resume, run, config, policy, optimizer, state) if out else 0
@@ -110,12 +117,10 @@ def train(
     progress = Progress(run, quiet)
 
     def sample_watched() -> None:
-        rollout = policy.sample(
-            run.prompts, max_tokens=max_tokens, temperature=temperature, seed=stream("watched")
+        answers, _ = ask(
+            policy, task, watched, max_tokens=max_tokens, temperature=temperature, seed=stream("watched")
         )
-        rollout.problems = watched
-        correct = task.grade(rollout)["correct"].tolist()
-        run.samples[step] = list(zip(rollout.texts, correct, strict=True))
+        run.samples[step] = list(zip(answers.texts, answers.correct.tolist(), strict=True))
 
     def done() -> float:
         return step / steps if steps else spent / tokens
@@ -124,22 +129,20 @@ def train(
         sample_watched()
     while done() < 1:
         step += 1
-        rollout, metrics = collect(policy, task, method, n_prompts, max_tokens, temperature, seed, step)
+        sampler = engine(policy) if engine else policy
+        rollout, metrics = collect(sampler, task, method, n_prompts, max_tokens, temperature, seed, step)
         spent += metrics.pop("tokens")
-        if reference:
-            with torch.no_grad():
-                rollout.ref_logp = torch.cat([reference.score(part) for part in parts(rollout, micro_batch)])
-            drift = kl_estimate(rollout.logp, rollout.ref_logp, "k1")
-            metrics["kl"] = only(drift, rollout.mask).sum(1).mean().item()
-        rollout.advantages = method.advantages(rollout, state)
-        metrics |= learn(
-            policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step)
-        )
+        if rollout:
+            complete(policy, reference, method, state, rollout, micro_batch)
+            rollout.advantages = method.advantages(rollout, state)
+            metrics |= rollout.metrics | learn(
+                policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step)
+            )
         policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]  # interrupted runs too
         run.history.append(
             {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
         )
-        finished = done() >= 1
+        finished = done() >= 1 or not rollout
         if step % sample_every == 0 or finished:
             sample_watched()
         progress.update(done(), last=finished)
@@ -149,12 +152,20 @@ def train(
             if step % checkpoint_every == 0 or finished:
                 record = {"config": config, "history": run.history, "samples": run.samples}
                 checkpoint.save(out, step, policy.model, optimizer, state, record)
+        if not rollout:
+            warnings.warn(
+                f"stopped at step {step}: {type(method).__name__} kept none of the {metrics['prompts_drawn']} "
+                f"prompts that it was offered, of whose answers {metrics['correct']:.0%} were right. There is "
+                "nothing left to learn from at this difficulty.",
+                stacklevel=2,
+            )
+            break
     policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]
     return run
 
 
 def collect(
-    policy: Policy,
+    sampler: Policy,
     task,
     method: OnlineMethod,
     n_prompts: int,
@@ -162,26 +173,18 @@ def collect(
     temperature: float,
     seed: int,
     step: int,
-) -> tuple[Rollout, dict]:
-    """A rollout of `n_prompts` groups that the method keeps. What was sampled and dropped is counted too."""
+) -> tuple[Rollout | None, dict]:
+    """A rollout of `n_prompts` groups that the method keeps, of fewer if it turned down too many, and None
+    if it kept none. What was sampled and dropped is counted too."""
     rng = random.Random(stream(seed, step, "problems"))
     kept, n_kept, spent, drawn, facts = [], 0, 0, 0, []
-    for attempt in range(1 + REFILLS):
+    for attempt in range(1 + method.refills):
         problems = [task.draw(rng) for _ in range(n_prompts)]
-        rollout = policy.sample(
-            [problem.prompt for problem in problems],
-            method.group_size,
-            max_tokens,
-            temperature,
-            seed=stream(seed, step, "sample", attempt),
+        how = dict(max_tokens=max_tokens, temperature=temperature)
+        rollout, grades = ask(
+            sampler, task, problems, method.group_size, seed=stream(seed, step, "sample", attempt), **how
         )
-        rollout.problems = problems
-        grades = task.grade(rollout)
-        rollout.rewards, rollout.correct = (
-            grades["rewards"].to(policy.device),
-            grades["correct"].to(policy.device),
-        )
-        check(rollout)
+        drawn, spent = drawn + n_prompts, spent + int(rollout.mask.sum())
         facts.append(
             {name: grade.float().mean().item() for name, grade in grades.items() if name != "rewards"}
         )
@@ -194,36 +197,63 @@ def collect(
         if method.group_size > 1:
             groups = rollout.grouped(rollout.rewards)
             facts[-1]["tied_groups"] = (groups.amax(1) == groups.amin(1)).float().mean().item()
-        drawn, spent = drawn + n_prompts, spent + int(rollout.mask.sum())
+        if "greedy" in method.needs:
+            greedy, _ = ask(sampler, task, problems, greedy=True, **how)
+            rollout.greedy_rewards = greedy.rewards[rollout.owner]
+            spent += int(greedy.mask.sum())
         keep = method.keep(rollout)
-        kept.append(rollout.groups(keep))
         n_kept += int(keep.sum())
+        if keep.any():
+            kept.append(rollout.groups(keep))
         if n_kept >= n_prompts:
             break
-    if n_kept == 0:
-        raise ValueError(
-            f"step {step}: the method kept none of the {drawn} groups it was offered; the task is all solved or all "
-            "unsolved at this difficulty, so there is nothing to learn from"
-        )
-    rollout = Rollout.cat(kept)
-    rollout = rollout.groups(torch.arange(len(rollout.prompts)) < n_prompts)
     # averages over all that was sampled, not over what was kept: keeping only mixed groups would flatter or hide
     metrics = {name: sum(f[name] for f in facts) / len(facts) for name in facts[0]}
-    return rollout, metrics | {"tokens": spent, "prompts_drawn": drawn}
+    metrics |= {"tokens": spent, "prompts_drawn": drawn, "prompts_kept": min(n_kept, n_prompts)}
+    if not kept:
+        return None, metrics
+    rollout = Rollout.cat(kept)
+    rollout = rollout.groups(torch.arange(len(rollout.prompts)) < n_prompts)
+    if "routing" in method.needs and has_experts(sampler.model):
+        sampler.route(rollout)
+    return rollout, metrics
 
 
-def check(rollout: Rollout) -> None:
-    """What would poison the update is named here, before any optimizer step."""
-    if rollout.rewards.shape != (len(rollout),):
-        raise ValueError(
-            f"the task gave rewards of shape {tuple(rollout.rewards.shape)} for {len(rollout)} responses: one each"
-        )
-    if not rollout.rewards.isfinite().all():
-        row = int((~rollout.rewards.isfinite()).nonzero()[0])
-        prompt, reward = rollout.prompts[rollout.owner[row]], rollout.rewards[row].item()
-        raise ValueError(
-            f"the reward of response {row} is {reward}: to {prompt!r} the policy answered {rollout.texts[row]!r}"
-        )
+@torch.no_grad()
+def complete(
+    policy: Policy,
+    reference: Policy | None,
+    method: OnlineMethod,
+    state: dict,
+    rollout: Rollout,
+    size: int | None,
+) -> None:
+    """Fill in what the method needs beside the rewards, `size` rows at a time."""
+    if "engine_logp" in method.needs:
+        replay = rollout.routing is not None
+        rollout.engine_logp = rollout.logp
+        rollout.logp = torch.cat([policy.score(part, replay) for part in parts(rollout, size)])
+    if reference:
+        rollout.ref_logp = torch.cat([reference.score(part) for part in parts(rollout, size)])
+        drift = kl_estimate(rollout.logp, rollout.ref_logp, "k1")
+        rollout.metrics["kl"] = only(drift, rollout.mask).sum(1).mean().item()
+    if "values" in method.needs:
+        rollout.values = torch.cat([state["critic"](part) for part in parts(rollout, size)])
+
+
+def modules(state: dict) -> list[torch.nn.Module]:
+    """What of a method's state is trained: its critic, if it has one."""
+    return [part for part in state.values() if isinstance(part, torch.nn.Module)]
+
+
+def look(policy: Policy, method: OnlineMethod, state: dict, batch: Rollout) -> None:
+    """What the policy, and the critic, say of a batch now: everything here carries gradient."""
+    states, logits = policy.states_and_logits(batch, replay=batch.routing is not None)
+    batch.logp = batch.spread(token_logprobs(logits, batch.tokens[batch.mask]))
+    if "entropy" in method.needs:
+        batch.entropy = batch.spread(entropy(logits))
+    if "values" in method.needs:
+        batch.values = state["critic"](batch, states)
 
 
 def parts(rollout: Rollout, size: int | None):
@@ -243,7 +273,7 @@ def learn(
     seed: int,
 ) -> dict:
     """`epochs` passes over the rollout, `minibatches` optimizer steps each; means of what was measured."""
-    rollout = dataclasses.replace(rollout, old_logp=rollout.logp)
+    rollout = dataclasses.replace(rollout, old_logp=rollout.logp, old_values=rollout.values)
     generator = torch.Generator().manual_seed(seed)
     updates, sums = 0, {}
     for _ in range(method.epochs):
@@ -253,18 +283,21 @@ def learn(
         for rows in order.chunk(method.minibatches):
             minibatch = rollout[rows]
             # One set of weights for the whole optimizer step: its micro-batches add up to the same gradient.
-            minibatch.weights = method.weights(minibatch.mask)
+            minibatch.weights = method.weights(minibatch)
             n_tokens, measured = int(minibatch.mask.sum()), {"loss": 0.0}
             optimizer.zero_grad()
             for batch in parts(minibatch, micro_batch):
-                batch.logp = policy.score(batch)
+                look(policy, method, state, batch)
                 per_token, metrics = method.loss(batch, state)
                 loss = (per_token * batch.weights).sum()
                 loss.backward()
                 measured["loss"] += loss.item()
                 for name, value in metrics.items():
                     measured[name] = measured.get(name, 0.0) + only(value, batch.mask).sum().item() / n_tokens
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm, error_if_nonfinite=True)
+            for module in (*modules(state), policy):
+                norm = torch.nn.utils.clip_grad_norm_(
+                    module.parameters(), max_grad_norm, error_if_nonfinite=True
+                )
             optimizer.step()
             updates += 1
             for name, value in {**measured, "grad_norm": norm.item()}.items():

@@ -17,6 +17,7 @@ class Run:
     method: object
     seed: int = 0
     history: list[dict] = field(default_factory=list)
+    state: dict = field(default_factory=dict, repr=False)  # the method's: its critic, if it has one
     prompts: list[str] = field(default_factory=list)  # asked again and again while training goes on
     samples: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)  # step -> (answer, correct)
 
@@ -37,8 +38,8 @@ class Run:
         return [row.get(name, float("nan")) for row in self.history]
 
     def mean(self, name: str, last: int = 10) -> float:
-        """The mean over the last steps: one step's number is noisy."""
-        values = self.column(name)[-last:]
+        """The mean over the last steps that have this number: one step's is noisy."""
+        values = [value for value in self.column(name) if value == value][-last:]
         return sum(values) / len(values)
 
     def plot(self, *names: str, against: str = "step", also: dict[str, Run] | None = None, smooth: int = 5):
@@ -91,6 +92,10 @@ LABELS = {
     "correct": "share correct",
     "clip_fraction": "clip fraction",
     "grad_norm": "gradient norm",
+    "explained_variance": "explained variance of the critic",
+    "value_loss": "value loss",
+    "beta": "beta",
+    "prompts_drawn": "prompts drawn",
     "tied_groups": "share of tied groups",
     "finished": "share finished",
 }

@@ -1,0 +1,68 @@
+"""DeepSeek-V3.2's GRPO (2025, section 3.1): what it took to scale it.
+
+idea       keep what is right for a policy that has moved on since it sampled: weigh the KL estimate
+           by the ratio; drop bad answers that the policy has left far behind; use the same experts
+objective  mean over responses of mean over tokens of  M * min(r A, clip(r) A) - beta * r * k3,
+           A = reward - mean of its group;  M = 0 if A < 0 and mean over tokens of log(pi_old / pi) > delta
+fixes      k3 in the loss has the gradient of another KL, without bound where pi is far below the
+           reference; very off-policy wrong answers; routing that differs between sampling and training
+breaks     right for each token with its prefix held fixed: what the policy does to the prefixes is still missing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlcourse.kl import kl_estimate
+from rlcourse.methods.grpo import GRPO, grpo_per_token
+from rlcourse.methods.gspo import log_sequence_ratio
+from rlcourse.methods.protocol import Paper
+from rlcourse.tensors import only
+
+PAPER = Paper(
+    "DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models", "arXiv 2512.02556", "2025-12-02"
+)
+
+
+def unbiased_kl(
+    logp: Float[Tensor, "*S"], old_logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]
+) -> Float[Tensor, "*S"]:
+    """r * k3, with the gradient through r too: on tokens from the *old* policy, right in value and gradient."""
+    return (logp - old_logp.detach()).exp() * kl_estimate(logp, ref_logp.detach(), "k3")
+
+
+def off_policy_sequences(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"],
+    mask: Bool[Tensor, "B T"],
+    delta: float,
+) -> Bool[Tensor, " B"]:
+    """True for answers to leave out: worse than their group, and by now much less likely than when sampled."""
+    return (advantages < 0) & (-log_sequence_ratio(logp, old_logp, mask).detach() > delta)
+
+
+@dataclass(frozen=True)
+class ScalingGRPO(GRPO):
+    scale: bool = False
+    beta: float = 0.0  # differs by domain in the paper, near 0 for mathematics
+    delta: float = 0.1  # nats a token; the paper names no number
+    keep_routing: bool = True
+    minibatches: int = 4
+
+    @property
+    def needs(self):
+        return (*super().needs, *["routing"] * self.keep_routing)
+
+    def loss(self, batch, state):
+        b = batch
+        dropped = off_policy_sequences(b.logp, b.old_logp, b.advantages, b.mask, self.delta)
+        per_token = grpo_per_token(b.logp, b.old_logp, b.advantages, b.mask, self.clip)
+        per_token = per_token.masked_fill(dropped[:, None], 0.0)
+        if self.beta:
+            logp, old_logp, ref_logp = (only(x, b.mask) for x in (b.logp, b.old_logp, b.ref_logp))
+            per_token = per_token + self.beta * unbiased_kl(logp, old_logp, ref_logp)
+        return per_token, {"dropped": dropped.float()[:, None].expand_as(b.mask)}
