@@ -15,6 +15,7 @@ import torch
 from tiny import CHARACTERS, build, characters
 
 from rlcourse import Policy, train
+from rlcourse import methods as m
 from rlcourse.lm import Rollout
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.protocol import OnlineMethod
@@ -141,10 +142,22 @@ class Descent(torch.optim.SGD):
         super().__init__([parameter for group in groups for parameter in group["params"]], lr=1.0)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 16])
-@pytest.mark.parametrize(
-    "method", [GRPO(group_size=4), GRPO(group_size=4, beta=0.1, minibatches=2), REINFORCE()]
-)
+ALL = [
+    m.REINFORCE(), m.REINFORCE(baseline="running", gamma=0.9), m.ReMax(), m.RLOO(beta=0.1),
+    m.PPO(epochs=2, minibatches=2, entropy_bonus=0.01), m.PPO(critic="shared"), m.VCPPO(pretrain=0),
+    m.VAPO(group_size=4, pretrain=0, alpha=1.0), m.GRPO(group_size=4), m.GRPO(group_size=4, beta=0.1, minibatches=2),
+    m.DrGRPO(group_size=4), m.DAPO(group_size=4, minibatches=2), m.GSPO(group_size=4), m.GSPO(group_size=4, token=True),
+    m.CISPO(group_size=4, minibatches=2), m.SAPO(group_size=4), m.ScalingGRPO(group_size=4, beta=0.1),
+    m.TIS(m.GRPO(group_size=4)),
+]  # fmt: skip
+
+
+def test_no_method_is_missing_here():
+    assert {type(method).__name__ for method in ALL} | {"RoutingReplay"} == set(m.__all__)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("method", ALL, ids=repr)
 def test_micro_batches_change_the_gradient_by_no_more_than_rounding(method, size, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Descent)
     whole = run_once(method, steps=1, max_grad_norm=0.01)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlcourse.lm import routing
 from rlcourse.methods.protocol import OnlineMethod, Paper
+from rlcourse.tensors import only
 
 PAPER = Paper(
     "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training",
@@ -56,7 +57,8 @@ class TIS(Correction):
     def loss(self, batch, state):
         per_token, metrics = self.method.loss(batch, state)
         # Everything in the loss is a mean over tokens of the policy, and they are the engine's: weigh all of it.
-        weight = truncated_importance_weights(batch.old_logp, batch.engine_logp, self.cap)
+        logp, engine_logp = only(batch.old_logp, batch.mask), only(batch.engine_logp, batch.mask)
+        weight = truncated_importance_weights(logp, engine_logp, self.cap)
         return per_token * weight, {**metrics, "tis_weight": weight}
 
 

@@ -200,19 +200,22 @@ class PPO(OnlineMethod):
 
     def policy_loss(self, batch):
         """Per token, with the share that was clipped."""
-        b = batch
-        per_token = clipped_surrogate(b.logp, b.old_logp, b.advantages, self.clip, self.clip)
-        with torch.no_grad():
-            clipped = clip_active(b.logp, b.old_logp, b.advantages, self.clip, self.clip)
-        return per_token, {"clip_fraction": clipped.float()}
+        mask = batch.mask
+        logp, old_logp = only(batch.logp, mask), only(batch.old_logp, mask)
+        args = logp, old_logp, each_token(batch.advantages, mask), self.clip, self.clip
+        return clipped_surrogate(*args), {"clip_fraction": clip_active(*args).float()}
 
     def critic_loss(self, batch):
-        return value_per_token(batch.values, batch.old_values, batch.returns, self.value_clip)
+        """Per token."""
+        values, old_values, returns = (
+            only(x, batch.mask) for x in (batch.values, batch.old_values, batch.returns)
+        )
+        return value_per_token(values, old_values, returns, self.value_clip)
 
     def loss(self, batch, state):
         per_token, metrics = self.policy_loss(batch)
         value = self.critic_loss(batch)
         per_token = per_token + self.vf * value
         if self.entropy_bonus:
-            per_token = per_token - self.entropy_bonus * batch.entropy
+            per_token = per_token - self.entropy_bonus * only(batch.entropy, batch.mask)
         return per_token, {**metrics, "value_loss": value.detach()}
