@@ -49,6 +49,17 @@ bench: $(dev)  ## seconds a step, beside TRL
 evidence: $(dev)  ## run again, over all seeds, what the chapters claim
 	$(python) benchmarks/grpo_evidence.py
 
+.PHONY: peers
+peers: .venv-peers/.ready  ## compute again, with verl, what the tests compare ours with
+	.venv-peers/bin/python benchmarks/peers.py
+
+# verl wants another transformers than we do, so it lives apart (1.4 GB, two minutes)
+.venv-peers/.ready: tests/peers/requirements.txt | $(python)
+	$(python) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -r tests/peers/requirements.txt
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --no-deps verl==0.9.1
+	@touch $@
+
 # The first of these that runs and is new enough makes the environment.
 $(python):
 	@for candidate in python3.11 python3 python3.12 python3.13; do \

@@ -15,7 +15,7 @@ from torch import Tensor, tensor
 from rlcourse.kl import exact_kl, kl_estimate
 from rlcourse.lm import Rollout
 from rlcourse.lm.tabular import TabularLM
-from rlcourse.methods import GRPO, REINFORCE, RLOO, DrGRPO, ReMax
+from rlcourse.methods import GRPO, REINFORCE, RLOO, DrGRPO, ReMax, ScalingGRPO
 from rlcourse.methods.cispo import cispo_loss
 from rlcourse.methods.corrections import truncated_importance_weights
 from rlcourse.methods.dapo import dapo_loss, informative_groups
@@ -674,7 +674,7 @@ def test_importance_weights_make_up_for_the_engine_until_they_are_truncated(one_
 # ---- whole steps of the method objects, as `train` takes them
 
 
-def step(method, policy, rewards, state):
+def step(method, policy, rewards, state, reference=None):
     """The loss of one optimizer step on the sampled answers to one prompt."""
     logp, old_logp = policy.logp(), policy.logp().detach()
 
@@ -692,6 +692,8 @@ def step(method, policy, rewards, state):
             texts=[""] * B,
             rewards=rewards[rows],
         )
+        if reference:
+            rollout.ref_logp = reference.logp().detach()[rows]
         if "greedy" in method.needs:
             rollout.greedy_rewards = rewards[policy.greedy()].expand(B)
         rollout.advantages = method.advantages(rollout, copy.deepcopy(state))
@@ -726,6 +728,22 @@ def test_a_step_of_dr_grpo_follows_the_expected_reward_over_the_budget_of_tokens
     policy, _, rewards = world
     found = -average_gradient(policy, step(DrGRPO(group_size=3, max_length=16), policy, rewards, {}), 3)
     equal(found, (1 - 1 / 3) / 16 * policy.gradient(policy.expected(rewards)))
+
+
+def test_a_step_of_rloo_with_a_penalty_follows_the_reward_less_beta_times_the_kl(any_length):
+    policy, reference, rewards = any_length
+    found = -average_gradient(policy, step(RLOO(2, beta=0.3), policy, rewards, {}, reference), 2)
+    equal(found, policy.gradient(policy.expected(rewards) - 0.3 * policy.kl(reference)))
+
+
+def test_the_penalty_of_grpo_follows_the_other_kl_and_that_of_deepseek_the_one_it_is_named_after(one_token):
+    policy, reference, rewards = one_token
+    nothing = torch.zeros_like(rewards)  # all groups are tied: what is left of the step is the penalty
+    for method, exact in (
+        (GRPO(group_size=2, beta=0.3), other_kl_gradient(one_token)),
+        (ScalingGRPO(group_size=2, beta=0.3), kl_gradient(one_token)),
+    ):
+        equal(average_gradient(policy, step(method, policy, nothing, {}, reference), 2), 0.3 * exact)
 
 
 def test_a_step_of_grpo_follows_something_else():

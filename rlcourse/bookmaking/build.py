@@ -112,7 +112,8 @@ def tidy(notebook: NotebookNode) -> None:
     for place in (*INSTALLED, ROOT):
         text = text.replace(json.dumps(f"{place}/")[1:-1], "")
     text = text.replace(json.dumps(f"{Path.home()}/")[1:-1], "~/")
-    text = re.sub(r"[^\s\"]*ipykernel_\d+/\d+\.py", "cell.py", text)
+    # begun only where a word begins: at every letter of a figure's megabyte of base64 it takes minutes
+    text = re.sub(r"(?<![^\s\"])[^\s\"]*ipykernel_\d+/\d+\.py", "cell.py", text)
     models = notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
     for number, model in enumerate(models):
         text = text.replace(model, f"{number:032x}")

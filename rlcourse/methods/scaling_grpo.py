@@ -18,7 +18,6 @@ from torch import Tensor
 
 from rlcourse.kl import kl_estimate
 from rlcourse.methods.grpo import GRPO, grpo_per_token
-from rlcourse.methods.gspo import log_sequence_ratio
 from rlcourse.methods.protocol import Paper
 from rlcourse.tensors import only
 
@@ -42,7 +41,8 @@ def off_policy_sequences(
     delta: float,
 ) -> Bool[Tensor, " B"]:
     """True for answers to leave out: worse than their group, and by now much less likely than when sampled."""
-    return (advantages < 0) & (-log_sequence_ratio(logp, old_logp, mask).detach() > delta)
+    gone = (only(old_logp, mask) - only(logp, mask)).detach().sum(1) / mask.sum(1).clamp(min=1)
+    return (advantages < 0) & (gone > delta)
 
 
 @dataclass(frozen=True)
