@@ -265,6 +265,11 @@ def test_an_answer_is_dropped_if_it_is_bad_and_on_average_a_token_has_become_rar
     assert dropped.tolist() == [True, False, True, False, False, False]
 
 
+def test_deepseeks_advantage_is_the_distance_from_the_mean():
+    rollout = rollout_of(tensor([[3.0, 1.0, 1.0, 1.0]]), mask_of([1] * 4))
+    assert ScalingGRPO(group_size=4).advantages(rollout, {}).tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
 def test_a_dropped_answer_keeps_its_kl():
     # A = -1; ratio 1/2 on its only token, ln 2 nats rarer: the policy's loss would be 0.8. Reference at logp - ln 2:
     # d = ln 2, r = 1/2: r k3 = 0.0965736, slope r d = 0.3465736. beta 0.1.
