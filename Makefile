@@ -41,13 +41,17 @@ stale: setup  ## list notebooks and evidence made by other code than today's
 	@$(python) -m rlcourse.bookmaking.stale
 
 pockets: setup  ## pretrain the pocket models from nothing
-	$(python) -m rlcourse.training.pretrain
+	$(python) -m rlcourse.bookmaking.pretrain
 
 bench: $(dev)  ## seconds a step, beside TRL
 	$(python) benchmarks/speed.py
 
-evidence: $(dev)  ## run again, over all seeds, what the chapters claim
+evidence: $(dev)  ## run again, over all seeds, what the chapters claim (an hour and a half)
 	$(python) benchmarks/grpo_evidence.py
+	$(python) benchmarks/critic_evidence.py
+	$(python) benchmarks/dapo_evidence.py
+	$(python) benchmarks/gspo_evidence.py
+	$(python) benchmarks/arena.py --record
 
 .PHONY: peers
 peers: .venv-peers/.ready  ## compute again, with verl, what the tests compare ours with

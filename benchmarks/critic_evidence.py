@@ -8,19 +8,18 @@ arms      training. Every run may sample the same number of tokens; the answers 
           tried on two seeds that are not reported, the two best run on all reported seeds, and the better
           one is reported. The other arms run at the library's rate.
 
-Two runs at a time, one thread each. `--try` runs one seed of everything on a fraction of its budget.
+`--try` runs one seed of everything on a fraction of its budget.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-from concurrent.futures import ProcessPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+
+from many_runs import at_its_best_rate, over_seeds
 
 TOKENS = 25_000
 LESSONS = 640  # answers that a critic is taught on
@@ -180,43 +179,11 @@ def measure(spec: Spec) -> dict:
     }
 
 
-def together(specs: list[Spec]) -> dict[Spec, dict]:
-    os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads each would fight for two cores
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        return dict(zip(specs, pool.map(measure, specs), strict=True))
-
-
-def collect(specs: list[Spec], results: dict[Spec, dict]) -> dict:
-    """Columns over seeds: what the chapter reads."""
-    rows = [results[spec] for spec in specs]
-    return {
-        "lr": specs[0].lr,
-        "seeds": [spec.seed for spec in specs],
-        **{name: [row[name] for row in rows] for name in ("before", "after", "steps")},
-        "curve": {name: [row["curve"][name] for row in rows] for name in rows[0]["curve"]},
-    }
-
-
 def arms(seeds: tuple[int, ...], search_seeds: tuple[int, ...], share: float) -> tuple[dict, dict]:
-    tries = [Spec(arm, lr, seed, share) for arm in SEARCHED for lr in RATES for seed in search_seeds]
-    found = together(tries)
-    rates = {
-        arm: {
-            lr: sum(found[Spec(arm, lr, seed, share)]["after"] for seed in search_seeds) / len(search_seeds)
-            for lr in RATES
-        }
-        for arm in SEARCHED
-    }
-    finals = {arm: sorted(by_rate, key=by_rate.get)[-2:] for arm, by_rate in rates.items()}
-    finals |= {arm: [LR] for arm in FIXED}
-    runs = {(arm, lr): [Spec(arm, lr, s, share) for s in seeds] for arm in finals for lr in finals[arm]}
-    results = together([spec for specs in runs.values() for spec in specs])
-    best: dict[str, dict] = {}
-    for (arm, _), specs in runs.items():
-        columns = collect(specs, results)
-        if arm not in best or sum(columns["after"]) > sum(best[arm]["after"]):
-            best[arm] = columns
-    return best, rates
+    made = {name: Spec(name, share=share) for name in (*SEARCHED, *FIXED)}
+    searched = {name: made[name] for name in SEARCHED}
+    best, tried = at_its_best_rate(measure, searched, RATES, search_seeds, seeds)
+    return best | over_seeds(measure, {name: made[name] for name in FIXED}, seeds), tried
 
 
 def going_on(policy, task, starts: list, n: int, seed: int):

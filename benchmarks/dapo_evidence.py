@@ -9,18 +9,17 @@ reused    sixteen updates from each batch, so that the clip wakes up: three uppe
 ramps     where the penalty for length begins, against where right answers end
 bug       dynamic sampling that looks at shaped rewards, on sums that are nearly out of reach
 
-Two runs at a time, one thread each. `--try` runs one seed of each part on a sixth of its budget.
+`--try` runs one seed of each part on a sixth of its budget.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+
+from many_runs import at_its_best_rate, over_seeds, together
 
 TOKENS = {"exam": 60_000, "sums": 25_000, "hard": 30_000}
 SEEDS = (0, 1, 2, 3, 4)
@@ -66,6 +65,10 @@ class Spec:
     @property
     def task(self) -> str:
         return "sums" if self.arm in RAMPS else "hard" if self.arm in BUG else "exam"
+
+
+def made(arms: dict) -> dict[str, Spec]:
+    return {name: Spec(name) for name in arms}
 
 
 @cache
@@ -148,69 +151,21 @@ def measure(spec: Spec) -> dict:
     }
 
 
-def together(specs: list[Spec], workers: int) -> dict[Spec, dict]:
-    os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads each would fight for two cores
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return dict(zip(specs, pool.map(measure, specs), strict=True))
-
-
-def columns(specs: list[Spec], results: dict[Spec, dict]) -> dict:
-    """Columns over seeds: what the chapter reads."""
-    rows = [results[spec] for spec in specs]
-    return {
-        "lr": specs[0].lr,
-        "seeds": [spec.seed for spec in specs],
-        **{name: [row[name] for row in rows] for name in rows[0] if name != "curve"},
-        "curve": {name: [row["curve"][name] for row in rows] for name in rows[0]["curve"]},
-    }
-
-
-def searched(workers: int) -> dict[str, dict[float, float]]:
-    """For GRPO and each repair, the mean accuracy of every learning rate over the search seeds."""
-    specs = [Spec(arm, lr, seed) for arm in REPAIRS for lr in RATES for seed in SEARCH_SEEDS]
-    results = together(specs, workers)
-    return {
-        arm: {lr: sum(results[Spec(arm, lr, s)]["after"] for s in SEARCH_SEEDS) / 2 for lr in RATES}
-        for arm in REPAIRS
-    }
-
-
-def repaired(tried: dict, workers: int) -> dict[str, dict]:
-    """The two best rates of each arm on all seeds; of the two, the one with the better mean accuracy."""
-    finals = {arm: sorted(by_rate, key=by_rate.get)[-2:] for arm, by_rate in tried.items()}
-    specs = {(arm, lr): [Spec(arm, lr, s) for s in SEEDS] for arm in REPAIRS for lr in finals[arm]}
-    results = together([spec for each in specs.values() for spec in each], workers)
-    found = {key: columns(each, results) for key, each in specs.items()}
-    return {
-        arm: max((found[arm, lr] for lr in finals[arm]), key=lambda arm: sum(arm["after"])) for arm in REPAIRS
-    }
-
-
-def compared(arms: dict, workers: int) -> dict[str, dict]:
-    specs = {arm: [Spec(arm, seed=seed) for seed in SEEDS] for arm in arms}
-    results = together([spec for each in specs.values() for spec in each], workers)
-    return {arm: columns(each, results) for arm, each in specs.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--try", action="store_true", dest="just_try", help="one seed, a sixth of the budget")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
-    options = parser.parse_args()
-    if options.just_try:
+    if parser.parse_args().just_try:
         specs = [Spec(arm, share=1 / 6) for arm in ("GRPO", "DAPO", "no upper clip", "no ramp", *BUG)]
-        for spec, result in together(specs, options.workers).items():
-            print(spec.arm, spec.lr, {name: result[name] for name in result if name != "curve"})
+        for spec, result in together(measure, specs).items():
+            print(spec.arm, {name: result[name] for name in result if name != "curve"})
         return
     from rlcourse.bookmaking.evidence import record
 
-    tried = searched(options.workers)
-    repairs = repaired(tried, options.workers)
-    parts = {
-        name: compared(arms, options.workers)
-        for name, arms in {"reused": REUSED, "ramps": RAMPS, "bug": BUG}.items()
-    }
-    for arms in (repairs, *parts.values()):
+    found = {}
+    found["repairs"], rates = at_its_best_rate(measure, made(REPAIRS), RATES, SEARCH_SEEDS, SEEDS)
+    for part, arms in {"reused": REUSED, "ramps": RAMPS, "bug": BUG}.items():
+        found[part] = over_seeds(measure, made(arms), SEEDS)
+    for arms in found.values():
         for name, arm in arms.items():
             print(f"{name:28s} lr {arm['lr']:g}  batches {arm['batches']}  after {arm['after']}", flush=True)
 
@@ -221,7 +176,7 @@ def main() -> None:
     ]  # fmt: skip
     record(
         "dapo",
-        {"tokens": TOKENS, "rates": tried, "repairs": repairs, **parts},
+        {"tokens": TOKENS, "rates": rates, **found},
         command="python benchmarks/dapo_evidence.py",
         modules=modules,
         checkpoints=["pocket"],

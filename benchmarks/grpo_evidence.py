@@ -2,17 +2,15 @@
 
 Every run gets the same budget of sampled tokens. Four learning rates are tried for each arm on two
 seeds that are not reported; the two best of them then run on all reported seeds, and the better one
-is reported. Two seeds alone choose badly where the spread is wide, and the parent must not lose by
-that. Two runs at a time, one thread each.
+is reported.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from dataclasses import dataclass
+
+from many_runs import at_its_best_rate, over_seeds
 
 TOKENS = 60_000
 SEEDS = (0, 1, 2, 3, 4)
@@ -102,69 +100,16 @@ def measure(spec: Spec) -> dict:
     }
 
 
-def together(specs: list[Spec]) -> list[dict]:
-    os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads each would fight for two cores
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(measure, specs))
-
-
-def searched(arms: dict[str, Spec]) -> dict[str, dict[float, float]]:
-    """For each arm, the mean accuracy of every learning rate over the search seeds."""
-    tries = {
-        (name, lr): [replace(arm, lr=lr, seed=seed) for seed in SEARCH_SEEDS]
-        for name, arm in arms.items()
-        for lr in RATES
-    }
-    specs = [spec for each in tries.values() for spec in each]
-    results = dict(zip(specs, together(specs), strict=True))
-    means = {key: sum(results[spec]["after"] for spec in each) / len(each) for key, each in tries.items()}
-    return {name: {lr: means[name, lr] for lr in RATES} for name in arms}
-
-
-def collect(specs: list[Spec], results: list[dict]) -> dict:
-    """Columns over seeds: what a chapter reads."""
-    return {
-        "lr": specs[0].lr,
-        "seeds": [spec.seed for spec in specs],
-        **{
-            name: [result[name] for result in results] for name in ("before", "after", "steps", "tied_groups")
-        },
-        "curve": {name: [result["curve"][name] for result in results] for name in results[0]["curve"]},
-    }
-
-
-def measured_together(runs: dict) -> dict[Spec, dict]:
-    specs = [spec for arm in runs.values() for spec in arm]
-    return dict(zip(specs, together(specs), strict=True))
-
-
-def best_of(runs: dict, results: dict[Spec, dict]) -> dict:
-    """Of the learning rates that an arm was run with, the one with the best mean accuracy over its seeds."""
-    kept: dict[str, dict] = {}
-    for (name, _), specs in runs.items():
-        arm = collect(specs, [results[spec] for spec in specs])
-        if name not in kept or sum(arm["after"]) > sum(kept[name]["after"]):
-            kept[name] = arm
-    return kept
-
-
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     from rlcourse.bookmaking.evidence import record
 
     arms = {f"{m}, {judge}": Spec(m, judge=judge) for m in METHODS for judge in ("rule", "bonus")}
     arms["control"] = Spec("GRPO", model="pocket-direct")
-    tried = searched(arms)
-    finals = {name: sorted(by_rate, key=by_rate.get)[-2:] for name, by_rate in tried.items()}
-    runs = {
-        (name, lr): [replace(arms[name], lr=lr, seed=s) for s in SEEDS]
-        for name in arms
-        for lr in finals[name]
-    }
-    measured = best_of(runs, measured_together(runs))
+    measured, tried = at_its_best_rate(measure, arms, RATES, SEARCH_SEEDS, SEEDS)
     lr = measured["GRPO, rule"]["lr"]
-    noisy = {(f"noise {f}", lr): [Spec("GRPO", lr, s, judge=f"noise {f}") for s in SEEDS] for f in NOISE}
-    measured |= best_of(noisy, measured_together(noisy))
+    noisy = {f"noise {flip}": Spec("GRPO", lr, judge=f"noise {flip}") for flip in NOISE}
+    measured |= over_seeds(measure, noisy, SEEDS)
     for name, arm in measured.items():
         print(f"{name:40s} lr {arm['lr']:g}  before {arm['before'][0]:.2f}  after {arm['after']}", flush=True)
 

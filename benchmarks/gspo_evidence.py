@@ -4,26 +4,26 @@ Three parts, all on `pocket-moe` (and `pocket` beside it where the chapter needs
 
 arms      GRPO and GSPO on the same budget of sampled tokens, with 4 updates a rollout and with 16, at
           three learning rates each, with and without routing replay
-drift     how many experts change while one rollout is learned from, and what that does to the ratios
+drift     how many experts change while one rollout is learned from, and what that does to the ratios,
+          in small steps and in large ones
 engine    the same weights rounded to bfloat16 as the sampler: what changed experts do to the ratios
           when nothing has been learned
-
-Two processes at a time, one thread each.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import math
 import random
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+
+from many_runs import columns, over_seeds, together
 
 TOKENS = 40_000
 SEEDS = (0, 1, 2, 3, 4)
 RATES = {4: (1e-4, 3e-4, 1e-3), 16: (3e-5, 1e-4, 3e-4)}
 CLIP = {"clip_low": 0.03, "clip_high": 0.04}  # a hundred times the paper's: the chapter says why
+DRIFT_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 MODEL = "pocket-moe"
 
 
@@ -47,13 +47,14 @@ def method(name: str, updates: int):
         "GRPO, tight clip": replace(grpo, clip=0.02),
         "GSPO": gspo,
         "GSPO, the paper's clip": GSPO(minibatches=updates),
+        "GSPO, no clip": replace(gspo, clip_low=1.0, clip_high=math.inf),
         "GRPO with replay": RoutingReplay(grpo),
         "GSPO with replay": RoutingReplay(gspo),
     }[name]
 
 
 def arms() -> list[Spec]:
-    plain = ("GRPO", "GRPO, tight clip", "GSPO", "GSPO, the paper's clip")
+    plain = ("GRPO", "GRPO, tight clip", "GSPO", "GSPO, the paper's clip", "GSPO, no clip")
     replayed = ("GRPO with replay", "GSPO with replay")
     return [
         *(Spec(name, updates, lr) for updates, rates in RATES.items() for lr in rates for name in plain),
@@ -131,6 +132,7 @@ def spread(policy, rollout) -> dict:
             "changed tokens": rms(log_ratio[moved]),
             "changed tokens, replayed": rms(log_replayed[moved]),
             "other tokens": rms(log_ratio[~moved]),
+            "moved by replay": rms((log_ratio - log_replayed)[moved]),
         }
     return found
 
@@ -155,11 +157,12 @@ def drift(seed: int) -> dict:
     old = load_policy(MODEL, device="cpu")
     rollout = sampled(old, 1024, seed)
     old.route(rollout)
-    found = {}
-    for updates in (1, 4, 16):
-        new = old.copy()
-        train(new, Sums(), GRPO(minibatches=updates), steps=1, lr=3e-4, seed=seed, quiet=True)
-        found[updates] = spread(new, rollout)
+    found: dict[str, dict] = {}
+    for lr in DRIFT_RATES:
+        for updates in (1, 4, 16):
+            new = old.copy()
+            train(new, Sums(), GRPO(minibatches=updates), steps=1, lr=lr, seed=seed, quiet=True)
+            found.setdefault(f"{lr:g}", {})[f"{updates}"] = spread(new, rollout)
     return found
 
 
@@ -185,15 +188,6 @@ def engine(seed: int) -> dict:
     return found
 
 
-def columns(rows: list[dict]) -> dict:
-    """A list of dicts as a dict of lists; nested dicts likewise."""
-    first = rows[0]
-    return {
-        key: columns([row[key] for row in rows]) if isinstance(value, dict) else [row[key] for row in rows]
-        for key, value in first.items()
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -203,20 +197,15 @@ def main() -> None:
     from rlcourse.bookmaking.evidence import record
 
     seeds, tokens = ((0,), 4_000) if trial else (SEEDS, TOKENS)
-    os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads each would fight for two cores
-    specs = [replace(arm, seed=seed, tokens=tokens) for arm in arms() for seed in seeds]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        runs = dict(zip(specs, pool.map(trained, specs), strict=True))
-        drifts, engines = list(pool.map(drift, seeds)), list(pool.map(engine, seeds))
-
     found: dict[str, dict] = {}
-    for arm in arms():
-        rows = [runs[replace(arm, seed=seed, tokens=tokens)] for seed in seeds]
-        found.setdefault(f"{arm.updates}", {}).setdefault(arm.method, {})[f"{arm.lr:g}"] = columns(rows)
-        after = " ".join(f"{row['after']:.2f}" for row in rows)
-        print(f"{arm.updates:2d} updates  {arm.method:24s} lr {arm.lr:g}  after {after}", flush=True)
+    runs = over_seeds(trained, {spec: replace(spec, tokens=tokens) for spec in arms()}, seeds)
+    for spec, arm in runs.items():
+        found.setdefault(f"{spec.updates}", {}).setdefault(spec.method, {})[f"{spec.lr:g}"] = arm
+        after = " ".join(f"{accuracy:.2f}" for accuracy in arm["after"])
+        print(f"{spec.updates:2d} updates  {spec.method:24s} lr {spec.lr:g}  after {after}", flush=True)
     result = {"tokens": tokens, "seeds": seeds, "arms": found}
-    result |= {"drift": columns(drifts), "engine": columns(engines)}
+    for part in (drift, engine):
+        result[part.__name__] = columns(list(together(part, seeds).values()))
     if trial:
         print({key: result[key] for key in ("drift", "engine")})
         return

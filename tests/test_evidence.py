@@ -1,10 +1,11 @@
 """What the evidence files say is what their scripts still measure, and what the chapters claim hangs on the method."""
 
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+import critic_evidence
+import dapo_evidence
+import grpo_evidence
+import gspo_evidence
 import pytest
 
 from rlcourse.bookmaking.evidence import evidence
@@ -14,33 +15,37 @@ from rlcourse.methods import GRPO
 from rlcourse.tasks import Sums
 from rlcourse.training import train
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "grpo_evidence.py"
+
+def one_of_each():
+    """An arm of every file: what was recorded of it, and how to measure its first seed again."""
+    grpo, dapo, critic = (evidence(name) for name in ("grpo", "dapo", "critic"))
+    for arm, judge in (("GRPO, rule", "rule"), ("REINFORCE, bonus", "bonus")):
+        spec = grpo_evidence.Spec(arm.split(",")[0], grpo["arms"][arm]["lr"], judge=judge)
+        yield pytest.param(grpo["arms"][arm], grpo_evidence.measure, spec, id=f"grpo: {arm}")
+    for part, arm in (("repairs", "DAPO"), ("reused", "no upper clip")):
+        spec = dapo_evidence.Spec(arm, dapo[part][arm]["lr"])
+        yield pytest.param(dapo[part][arm], dapo_evidence.measure, spec, id=f"dapo: {arm}")
+    for arm in ("PPO, taught, rule", "PPO, five"):
+        spec = critic_evidence.Spec(arm, critic["arms"][arm]["lr"])
+        yield pytest.param(critic["arms"][arm], critic_evidence.measure, spec, id=f"critic: {arm}")
+    recorded = evidence("gspo")["arms"]["16"]["GSPO"]["0.0001"]
+    yield pytest.param(recorded, gspo_evidence.trained, gspo_evidence.Spec("GSPO", 16, 1e-4), id="gspo: GSPO")
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("grpo_evidence", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["grpo_evidence"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("arm, judge", [("GRPO, rule", "rule"), ("REINFORCE, bonus", "bonus")])
-def test_one_seed_measured_again_is_what_was_recorded(script, arm, judge):
-    recorded = evidence("grpo")["arms"][arm]
-    again = script.measure(script.Spec(arm.split(",")[0], recorded["lr"], seed=0, judge=judge))
+@pytest.mark.parametrize("recorded, measure, spec", one_of_each())
+def test_one_seed_measured_again_is_what_was_recorded(recorded, measure, spec):
+    again = measure(spec)
     # the same numbers on the machine that recorded them; another one rounds otherwise and drifts a little
     spread = max(recorded["after"]) - min(recorded["after"])
     assert again["after"] == pytest.approx(recorded["after"][0], abs=max(0.06, spread))
 
 
-def test_without_the_group_mean_grpo_is_lost_under_a_bonus(script):
+def test_without_the_group_mean_grpo_is_lost_under_a_bonus():
     @dataclass(frozen=True)
     class NoBaseline(GRPO):
         def advantages(self, rollout, state):
             return rollout.rewards  # the central line is gone
 
     policy = load_policy("pocket")
-    train(policy, Sums(judge=script.Bonus()), NoBaseline(), tokens=script.TOKENS, seed=0, quiet=True)
+    train(policy, Sums(judge=grpo_evidence.Bonus()), NoBaseline(), tokens=grpo_evidence.TOKENS, seed=0, quiet=True)
     assert accuracy(policy, Sums()) < 0.85  # what the chapter claims of GRPO

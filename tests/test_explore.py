@@ -3,8 +3,18 @@
 import math
 
 import pytest
+import torch
 
-from rlcourse.explore import group_advantages_explorer, slider_over
+from rlcourse.explore import (
+    answer_length_explorer,
+    clip_room_explorer,
+    credit_explorer,
+    group_advantages_explorer,
+    slider_over,
+)
+from rlcourse.explore.answer_length import centres, outside, spreads
+from rlcourse.explore.clip_room import ceiling, rollouts_to
+from rlcourse.explore.credit import paid
 from rlcourse.explore.group_advantages import of_right_and_wrong
 
 
@@ -31,3 +41,49 @@ def test_every_position_of_the_slider_has_a_picture_with_words():
 def test_too_many_frames_are_refused():
     with pytest.raises(ValueError, match="13 frames"):
         slider_over(list(range(13)), None, "", "")
+
+
+def test_the_room_that_a_clip_leaves_by_hand():
+    assert ceiling(0.5, 0.2) == pytest.approx(0.6) and ceiling(0.9, 0.28) == 1
+    assert rollouts_to(0.25, 0.5, 1.0) == 1 and rollouts_to(0.25, 0.51, 1.0) == 2  # doubling
+
+
+def test_a_product_spreads_with_the_length_and_a_geometric_mean_against_it():
+    assert spreads(100, 0.01) == pytest.approx({"token": 0.01, "product": 0.1, "geometric mean": 0.001})
+    # a bell curve has 31.7 % outside one standard deviation: here the clip's edges in the log
+    assert outside(0.0, math.log(1.5), (1 / 3, 0.5)) == pytest.approx(0.3173, abs=1e-4)
+    assert outside(-100.0, 1.0, (1 / 3, 0.5)) == pytest.approx(1)  # far below the interval
+
+
+def test_the_ratios_of_a_bell_curve_have_the_mean_of_importance_weights():
+    log_ratio = centres(1, 0.3)["token"] + 0.3 * torch.randn(
+        200_000, generator=torch.Generator().manual_seed(0)
+    )
+    assert log_ratio.exp().mean() == pytest.approx(1, abs=0.005)
+
+
+def test_credit_by_hand():
+    # V = 0.5, 0.25, 0.75 and a reward of 1: TD errors -0.25, 0.5, 0.25
+    values = [0.5, 0.25, 0.75]
+    assert paid(values, 1.0, 0.0) == pytest.approx([-0.25, 0.5, 0.25])
+    assert paid(values, 1.0, 1.0) == pytest.approx([0.5, 0.75, 0.25])  # the reward less V
+    assert paid(values, 1.0, 0.5) == pytest.approx([0.0625, 0.625, 0.25])
+
+
+def test_credit_refuses_values_that_do_not_fit_the_tokens():
+    with pytest.raises(ValueError, match="'short' has 2 values for 3 tokens"):
+        credit_explorer(["#", "9", "end"], {"short": [0.0, 0.5]}, 1.0)
+
+
+@pytest.mark.parametrize(
+    "explorer, positions",
+    [
+        (clip_room_explorer, 6),
+        (answer_length_explorer, 8),
+        (lambda: credit_explorer(["a", "b"], {"one": [0.5, 0.2], "two": [0.0, 0.0]}, 1.0), 9),
+    ],
+)
+def test_every_explorer_has_a_frame_with_words_for_each_position(explorer, positions):
+    slider, stack = explorer().children
+    assert len(slider.options) == len(stack.children) == positions
+    assert all("alt=" in frame.value for frame in stack.children)

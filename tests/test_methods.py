@@ -130,55 +130,6 @@ def test_reinforce_gradient_is_minus_the_advantage_and_none_reaches_the_advantag
     assert advantages.grad is None
 
 
-REWARD = {(0,): 1.0, (1, 0): 3.0, (1, 1): -2.0, (1, 2): 0.5, (2, 0): 0.0, (2, 1): 5.0, (2, 2): 1.0}
-
-
-def tabular(seed):
-    """Three tokens, of which 0 ends an answer; at most two steps. Logits of the first, and after 1 and 2."""
-    return torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tabular_logp(logits):
-    """Log-probs [7 answers, 2 tokens] of every answer there is, and their mask."""
-    step = logits.log_softmax(-1)
-    zero = logits.new_zeros(())
-    rows = [[step[0, a[0]], step[a[0], a[1]] if len(a) == 2 else zero] for a in REWARD]
-    return torch.stack([torch.stack(row) for row in rows]), mask_of([len(a) for a in REWARD])
-
-
-def expected_reward(logits):
-    logp, _ = tabular_logp(logits)
-    return (logp.sum(1).exp() * tensor(list(REWARD.values()), dtype=torch.float64)).sum()
-
-
-def averaged_reinforce(logits, rewards, how, constant=None):
-    """What REINFORCE's loss tends to: every answer weighted by its probability, held constant as a sample is.
-
-    token_weights divides by the number of answers, which in an average over all of them is undone.
-    """
-    logp, mask = tabular_logp(logits)
-    weights = token_weights(mask, how, constant) * len(mask) * logp.sum(1).exp().detach()[:, None]
-    return (reinforce_per_token(logp, rewards) * weights).sum()
-
-
-@quickly
-@given(seeds, st.floats(-5, 5))
-def test_reinforce_follows_the_expected_reward_whatever_the_baseline(seed, baseline):
-    logits, rewards = tabular(seed), tensor(list(REWARD.values()), dtype=torch.float64)
-    _, uphill = value_and_gradient(expected_reward, logits)
-    _, downhill = value_and_gradient(
-        lambda x: averaged_reinforce(x, rewards - baseline, "constant", 1), logits
-    )
-    torch.testing.assert_close(downhill, -uphill)
-
-
-def test_dividing_each_answer_by_its_length_is_another_gradient():
-    logits, rewards = tabular(0), tensor(list(REWARD.values()), dtype=torch.float64)
-    _, uphill = value_and_gradient(expected_reward, logits)
-    _, found = value_and_gradient(lambda x: averaged_reinforce(x, rewards, "sequence"), logits)
-    assert (found + uphill).abs().max() > 0.05
-
-
 def test_the_reinforce_object_uses_the_sum_of_log_probs():
     # Three answers of 2, 1 and 0 tokens: two sequences, each token counts 1/2 whatever its answer's length.
     batch = SimpleNamespace(mask=mask_of([2, 1, 0]))

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from rlcourse.bookmaking import pretrain
+from rlcourse.bookmaking.card import probe
 from rlcourse.lm import load_policy, pockets
 from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks.sums import Sums
-from rlcourse.training import pretrain
-from rlcourse.training.card import probe
 
 SHIPPED = ["pocket", "pocket-direct", "pocket-moe"]
 
@@ -76,7 +76,8 @@ def test_the_same_seed_builds_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "describe", lambda policy, folder, *facts: policy.save(folder))
     for name in ("pocket", "pocket-moe"):
         once, again = (
-            pretrain.pretrain(name, tmp_path / name / which, steps=3) and tmp_path / name / which / "model.safetensors"
+            pretrain.pretrain(name, tmp_path / name / which, steps=3)
+            and tmp_path / name / which / "model.safetensors"
             for which in ("once", "again")
         )
         assert once.read_bytes() == again.read_bytes()

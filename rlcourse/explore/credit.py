@@ -25,21 +25,24 @@ def draw(lam: float, tokens: list[str], critics: dict[str, list[float]], reward:
     from rlcourse.bookmaking.style import BLUE, ORANGE
 
     figure, axes = plt.subplots(
-        1, len(critics), figsize=(4.9 * len(critics), 3.1), sharey=True, squeeze=False
+        1, len(critics), figsize=(4.9 * len(critics), 3.1), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, (title, values) in zip(axes[0], critics.items()):
+    for axis, (title, values) in zip(axes[0], critics.items(), strict=True):
         advantages = paid(values, reward, lam)
         axis.bar(range(len(tokens)), advantages, color=[BLUE if a >= 0 else ORANGE for a in advantages])
         axis.axhline(0, color="0.3", linewidth=1)
         axis.set_xticks(range(len(tokens)), tokens, fontsize=9)
         axis.set(ylim=(-1.25, 1.25), xlabel="token of the answer", title=f"{title}, $\\lambda$ = {lam:g}")
     axes[0][0].set_ylabel("advantage $A_t$")
-    figure.tight_layout()
     return figure
 
 
 def credit_explorer(tokens: list[str], critics: dict[str, list[float]], reward: float):
     """Slide lambda from 0, where a token answers for the next value only, to 1, where it answers for the end."""
+    if wrong := [title for title, values in critics.items() if len(values) != len(tokens)]:
+        raise ValueError(
+            f"{wrong[0]!r} has {len(critics[wrong[0]])} values for {len(tokens)} tokens: one each"
+        )
     return slider_over(
         LAMBDAS,
         lambda lam: draw(lam, tokens, critics, reward),

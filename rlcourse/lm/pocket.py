@@ -1,4 +1,4 @@
-"""The pocket models' shapes and their one tokenizer. `training/pretrain.py` fills them with text."""
+"""The pocket models' shapes and their one tokenizer. `bookmaking/pretrain.py` fills them with text."""
 
 from __future__ import annotations
 

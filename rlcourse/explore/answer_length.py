@@ -1,8 +1,9 @@
 """How far three importance ratios spread around 1, as the answer gets longer.
 
-Every token's log-ratio is drawn from one bell curve, independently of the others. Then the log of
-the product spreads with the square root of the length, and the log of the geometric mean with one
-over it. Real tokens are neither independent nor alike; the chapter measures what they do.
+Every token's log-ratio is drawn from one bell curve, independently of the others. The curve's middle
+lies a little below 0, because ratios, being importance weights, have a mean of 1. Then the log of the
+product spreads with the square root of the length, and the log of the geometric mean with one over
+it. Real tokens are neither independent nor alike; the chapter measures what they do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 from rlcourse.explore.frames import slider_over
 
-LENGTHS = [1, 4, 16, 64, 256, 1024, 4096]
+LENGTHS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
 SPREAD = 0.02  # of one token's log-ratio: a small step of a large model
 TOKEN_CLIP = (0.2, 0.27)  # of the ratio, down and up: GRPO in GSPO's paper, section 5.1
 SEQUENCE_CLIP = (3e-4, 4e-4)  # GSPO there
@@ -26,9 +27,15 @@ def spreads(length: int, spread: float = SPREAD) -> dict[str, float]:
     }
 
 
-def outside(deviation: float, clip: tuple[float, float]) -> float:
-    """The share of a bell curve of log-ratios around 0 that lies outside the clip, on either side."""
-    low, high = -math.log(1 - clip[0]), math.log(1 + clip[1])
+def centres(length: int, spread: float = SPREAD) -> dict[str, float]:
+    """The mean of the log of each ratio: exp of a bell curve has the mean 1 if its middle is at -spread^2 / 2."""
+    one = -(spread**2) / 2
+    return {"token": one, "product": one * length, "geometric mean": one}
+
+
+def outside(centre: float, deviation: float, clip: tuple[float, float]) -> float:
+    """The share of a bell curve of log-ratios that lies outside the clip, on either side."""
+    low, high = centre - math.log(1 - clip[0]), math.log(1 + clip[1]) - centre
 
     def tail(x: float) -> float:
         return math.erfc(x / (deviation * math.sqrt(2))) / 2
@@ -43,7 +50,7 @@ def draw(length: int):
 
     from rlcourse.bookmaking.style import BLUE, GREEN, ORANGE
 
-    deviation = spreads(length)
+    centre, deviation = centres(length), spreads(length)
     panels = [
         ("token", "one token (GRPO)", ORANGE, TOKEN_CLIP),
         ("product", "product over the answer", GREEN, TOKEN_CLIP),
@@ -54,9 +61,9 @@ def draw(length: int):
         edges = np.log([1 - clip[0], 1 + clip[1]])
         width = 2.0 * max(-edges[0], edges[1])  # the same for every length: the clip stays, the curve moves
         x = np.linspace(-width, width, 601)
-        axis.plot(x, np.exp(-0.5 * (x / deviation[name]) ** 2), color=colour)
+        axis.plot(x, np.exp(-0.5 * ((x - centre[name]) / deviation[name]) ** 2), color=colour)
         axis.axvspan(*edges, color="0.9", zorder=0)
-        share = outside(deviation[name], clip)
+        share = outside(centre[name], deviation[name], clip)
         said = f"{share:.0%}" if share >= 0.01 or share == 0 else "under 1 %"
         axis.set(title=title, xlabel="log of the ratio", yticks=[], ylim=(0, 1.25))
         axis.annotate(f"outside: {said}", (0.5, 0.93), xycoords="axes fraction", ha="center", fontsize=12)

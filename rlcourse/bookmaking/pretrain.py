@@ -1,4 +1,4 @@
-"""Build a pocket model from nothing: `python -m rlcourse.training.pretrain pocket`.
+"""Build a pocket model from nothing: `python -m rlcourse.bookmaking.pretrain pocket`.
 
 The text is generated (tasks/sums.py, tasks/helpdesk.py), the tokenizer is read off it, and the
 weights are trained to predict it. One seed and one thread, so that the same machine builds the
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
+from rlcourse.bookmaking.card import describe, probe
 from rlcourse.lm import Policy, Rollout
 from rlcourse.lm.pocket import build_model, build_tokenizer
 from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks import helpdesk, sums
 from rlcourse.tensors import token_logprobs
-from rlcourse.training.card import describe, probe
 
 RECIPES = {
     "pocket": dict(what="The default model: a Llama that has read both worlds."),

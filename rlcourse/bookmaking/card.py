@@ -73,7 +73,7 @@ def describe(
 
 {what} {size:,} parameters, {type(policy.model).__name__}, float32.
 
-Built by `python -m rlcourse.training.pretrain {policy.name}` with seed {seed}: {steps:,} steps, about
+Built by `python -m rlcourse.bookmaking.pretrain {policy.name}` with seed {seed}: {steps:,} steps, about
 {round(minutes)} minutes on one core, last loss {loss:.3f} nats a token. Its text is generated and is of three kinds:
 sums and their answers ({share}), pages of a primer of
 two-number additions, and a helpdesk's messages with replies of every quality. No text from outside, and
