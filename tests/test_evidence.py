@@ -32,7 +32,7 @@ def one_of_each():
     yield pytest.param(recorded, gspo_evidence.trained, gspo_evidence.Spec("GSPO", 16, 1e-4), id="gspo: GSPO")
 
 
-@pytest.mark.parametrize("recorded, measure, spec", one_of_each())
+@pytest.mark.parametrize("recorded, measure, spec", list(one_of_each()))
 def test_one_seed_measured_again_is_what_was_recorded(recorded, measure, spec):
     again = measure(spec)
     # the same numbers on the machine that recorded them; another one rounds otherwise and drifts a little
