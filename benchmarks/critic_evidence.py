@@ -19,7 +19,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
-from many_runs import at_its_best_rate, over_seeds
+from many_runs import at_its_best_rate, over_seeds, reached
 
 TOKENS = 25_000
 LESSONS = 640  # answers that a critic is taught on
@@ -165,17 +165,12 @@ def measure(spec: Spec) -> dict:
     made, spent = method(spec)
     budget = int(spec.share * TOKENS)
     run = train(policy, task, made, tokens=max(1, budget - spent), lr=spec.lr, seed=spec.seed, quiet=True)
-    reached = [
-        [row for row in run.history if spent + row["sampled_tokens"] <= budget * (tenth + 1) / 10]
-        or run.history[:1]
-        for tenth in range(10)
-    ]
     names = [n for n in ("correct", "worked", "length", "explained_variance") if n in run.history[0]]
     return {
         "before": before,
         "after": accuracy(policy, Sums()),
         "steps": len(run.history),
-        "curve": {name: [rows[-1][name] for rows in reached] for name in names},
+        "curve": reached(run.history, names, budget, spent),
     }
 
 

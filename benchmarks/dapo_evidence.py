@@ -19,7 +19,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from many_runs import at_its_best_rate, over_seeds, together
+from many_runs import at_its_best_rate, over_seeds, reached, together
 
 TOKENS = {"exam": 60_000, "sums": 25_000, "hard": 30_000}
 SEEDS = (0, 1, 2, 3, 4)
@@ -134,10 +134,6 @@ def measure(spec: Spec) -> dict:
         for row in run.history
         if "loss" in row
     ]
-    reached = [
-        [row for row in run.history if row["sampled_tokens"] <= tokens * (tenth + 1) / 10] or run.history[:1]
-        for tenth in range(10)
-    ]
     names = ("correct", "worked", "length", "finished", "entropy")
     return {
         "before": before,
@@ -147,7 +143,7 @@ def measure(spec: Spec) -> dict:
         "living": sum(living),
         "least_finished": min(run.column("finished")),
         "clip_fraction": run.mean("clip_fraction", len(run.history)),
-        "curve": {name: [rows[-1][name] for rows in reached] for name in names},
+        "curve": reached(run.history, names, tokens),
     }
 
 

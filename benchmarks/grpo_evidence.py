@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from many_runs import at_its_best_rate, over_seeds
+from many_runs import at_its_best_rate, over_seeds, tenths
 
 TOKENS = 60_000
 SEEDS = (0, 1, 2, 3, 4)
@@ -84,11 +84,8 @@ def measure(spec: Spec) -> dict:
     policy, task = load_policy(spec.model, device="cpu"), Sums(judge=judge_of(spec))
     before = accuracy(policy, Sums())
     run = train(policy, task, method(spec.method), tokens=TOKENS, lr=spec.lr, seed=spec.seed, quiet=True)
-    tenths = [[] for _ in range(10)]
-    for row in run.history:
-        tenths[min(9, int(10 * row["sampled_tokens"] / TOKENS))].append(row)
     curve = {
-        name: [sum(row[name] for row in part) / len(part) for part in tenths]
+        name: [sum(row[name] for row in part) / len(part) for part in tenths(run.history, TOKENS)]
         for name in ("correct", "worked", "length", "entropy")
     }
     return {

@@ -17,7 +17,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from many_runs import columns, over_seeds, together
+from many_runs import columns, over_seeds, tenths, together
 
 TOKENS = 40_000
 SEEDS = (0, 1, 2, 3, 4)
@@ -81,11 +81,9 @@ def trained(spec: Spec) -> dict:
         seed=spec.seed,
         quiet=True,
     )
-    tenths = [[] for _ in range(10)]
-    for row in run.history:
-        tenths[min(9, int(10 * row["sampled_tokens"] / spec.tokens))].append(row["correct"])
     mean = {name: run.mean(name, len(run.history)) for name in ("clip_fraction", "grad_norm")}
-    curve = [sum(part) / len(part) if part else None for part in tenths]
+    right = [[row["correct"] for row in part] for part in tenths(run.history, spec.tokens)]
+    curve = [sum(part) / len(part) if part else None for part in right]
     return {"after": accuracy(policy, task), "steps": len(run.history), "curve": curve, **mean}
 
 

@@ -21,6 +21,26 @@ def together(measure: Callable, specs: Sequence) -> dict:
         return dict(zip(specs, pool.map(measure, specs), strict=True))
 
 
+def tenths(history: list[dict], tokens: int) -> list[list[dict]]:
+    """The steps of a run by the tenth of its budget in which they ended."""
+    parts: list[list[dict]] = [[] for _ in range(10)]
+    for row in history:
+        parts[min(9, int(10 * row["sampled_tokens"] / tokens))].append(row)
+    return parts
+
+
+def reached(history: list[dict], names: Sequence[str], tokens: int, spent: int = 0) -> dict[str, list]:
+    """Where a run stood after each tenth of its budget; `spent` is what was sampled before it began."""
+    last = [
+        (
+            [row for row in history if spent + row["sampled_tokens"] <= tokens * (tenth + 1) / 10]
+            or history[:1]
+        )[-1]
+        for tenth in range(10)
+    ]
+    return {name: [row[name] for row in last] for name in names}
+
+
 def columns(rows: list[dict]) -> dict:
     """A list of dicts as a dict of lists; nested dicts likewise."""
     return {

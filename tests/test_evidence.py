@@ -7,6 +7,7 @@ import dapo_evidence
 import grpo_evidence
 import gspo_evidence
 import pytest
+from many_runs import reached, tenths
 
 from rlcourse.bookmaking.evidence import evidence
 from rlcourse.evaluate import accuracy
@@ -47,5 +48,22 @@ def test_without_the_group_mean_grpo_is_lost_under_a_bonus():
             return rollout.rewards  # the central line is gone
 
     policy = load_policy("pocket")
-    train(policy, Sums(judge=grpo_evidence.Bonus()), NoBaseline(), tokens=grpo_evidence.TOKENS, seed=0, quiet=True)
+    train(
+        policy,
+        Sums(judge=grpo_evidence.Bonus()),
+        NoBaseline(),
+        tokens=grpo_evidence.TOKENS,
+        seed=0,
+        quiet=True,
+    )
     assert accuracy(policy, Sums()) < 0.85  # what the chapter claims of GRPO
+
+
+def test_a_run_by_tenths_of_its_budget():
+    history = [{"sampled_tokens": n, "x": x} for n, x in ((5, "a"), (30, "b"), (31, "c"), (100, "d"))]
+    parts = ["".join(row["x"] for row in part) for part in tenths(history, 100)]
+    assert parts == ["a", "", "", "bc", "", "", "", "", "", "d"]
+    assert "".join(reached(history, ["x"], 100)["x"]) == "aabccccccd"
+    assert (
+        "".join(reached(history, ["x"], 100, spent=20)["x"]) == "aaaabccccc"
+    )  # with 20 spent before it began

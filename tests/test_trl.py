@@ -102,6 +102,18 @@ def stand_in(**changes):
     return trainer
 
 
+def batch_of(mask, advantages):
+    """What every trainer finds in a batch: tokens that nobody looks at, and the advantages."""
+    tokens = torch.zeros(mask.shape, dtype=torch.long)
+    return {
+        "prompt_ids": tokens[:, :1],
+        "prompt_mask": torch.ones_like(tokens[:, :1]),
+        "completion_ids": tokens,
+        "completion_mask": mask.int(),
+        "advantages": advantages,
+    }
+
+
 def trl_loss(
     logp, old_logp, advantages, mask, clip=0.2, ref_logp=None, beta=0.0, args=None, given=None, **changes
 ):
@@ -110,13 +122,8 @@ def trl_loss(
     trainer = stand_in(**{"beta": beta, "epsilon_low": clip, "epsilon_high": clip, **changes})
     vars(trainer.args).update(args or {})
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logp, torch.zeros_like(logp), None)
-    tokens = torch.zeros(mask.shape, dtype=torch.long)
     inputs = {
-        "prompt_ids": tokens[:, :1],
-        "prompt_mask": torch.ones_like(tokens[:, :1]),
-        "completion_ids": tokens,
-        "completion_mask": mask.int(),
-        "advantages": advantages,
+        **batch_of(mask, advantages),
         "old_per_token_logps": old_logp,
         "ref_per_token_logps": ref_logp,
         "num_items_in_batch": mask.sum(),
@@ -155,15 +162,7 @@ def trl_rloo_advantages(rewards, mask, logp, ref_logp, beta):
 def trl_rloo_loss(logp, old_logp, advantages, mask, clip=0.2):
     trainer = stand_in(epsilon_low=clip, epsilon_high=clip)
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logp, torch.zeros_like(logp), None)
-    tokens = torch.zeros(mask.shape, dtype=torch.long)
-    inputs = {
-        "prompt_ids": tokens[:, :1],
-        "prompt_mask": torch.ones_like(tokens[:, :1]),
-        "completion_ids": tokens,
-        "completion_mask": mask.int(),
-        "advantages": advantages,
-        "old_logps": (old_logp * mask).sum(1),
-    }
+    inputs = {**batch_of(mask, advantages), "old_logps": (old_logp * mask).sum(1)}
     return RLOOTrainer._compute_loss(trainer, trainer.model, inputs)
 
 

@@ -2,7 +2,6 @@
 
 import ast
 from dataclasses import dataclass
-from pathlib import Path
 
 from rlcourse.bookmaking import stamps
 from rlcourse.bookmaking.style import COLOURS
@@ -17,10 +16,10 @@ class Member:
     parents: tuple[str, ...]  # the methods that the file imports from
 
 
-def family(folder: Path = METHODS) -> list[Member]:
+def family() -> list[Member]:
     """Every file that names a paper, by date; what it imports, in the order of the import lines."""
     members = []
-    for path in folder.glob("*.py"):
+    for path in METHODS.glob("*.py"):
         tree = ast.parse(path.read_text())
         papers = [
             node.value

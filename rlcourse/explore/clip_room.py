@@ -6,7 +6,7 @@ import math
 
 from rlcourse.explore.frames import slider_over
 
-RARE, COMMON = 0.01, 0.9
+RARE = 0.01  # the probability that the right panel begins with
 CLIPS = [0.1, 0.2, 0.28, 0.4, 0.6, 1.0]
 
 
