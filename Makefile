@@ -9,7 +9,7 @@ dev     = $(VENV)/.rlcourse-dev
 build   = $(python) -m rlcourse.bookmaking.build
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup lab reset test book site stale pockets bench evidence
+.PHONY: help venv setup lab reset test book site stale pockets bench evidence reproduce
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ evidence: $(dev)  ## run again, over all seeds, what the chapters claim (some th
 	$(python) benchmarks/reward_model_evidence.py
 	$(python) benchmarks/dpo_evidence.py
 	$(python) benchmarks/kto_evidence.py
+
+reproduce: $(dev)  ## after a change that should change no number: does the evidence come out to the same digits?
+	$(python) benchmarks/reproduce.py
 
 .PHONY: peers
 peers: .venv-peers/.ready  ## compute again, with verl, what the tests compare ours with
