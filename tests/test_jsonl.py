@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -241,7 +242,11 @@ def test_a_part_that_is_empty_or_unknown_is_said(file):
 
 def test_its_repr_rebuilds_it_and_a_pocket_is_turned_away(file):
     task = Questions(file(GSM8K), part="train", max_tokens=99)
-    assert eval(repr(task), {"Questions": Questions}) == task
+    assert (
+        eval(repr(task), {"Questions": Questions})
+        == task
+        == Questions(Path(task.path), "train", max_tokens=99)
+    )
     assert suited(task, OTHER) is task
     with pytest.raises(ValueError, match="Questions is asked in plain English"):
         suited(task, POCKET)
