@@ -385,12 +385,15 @@ def test_a_runs_folder_is_read_with_its_budget(tmp_path):
     assert Experiment.read(run).steps == 9 and Experiment.read(run).notes == []
 
 
-def test_a_pocket_goes_along_and_any_other_model_goes_by_its_name(tmp_path):
+def test_a_pocket_goes_along_and_any_other_model_goes_by_its_name_or_folder(tmp_path):
     export(config(GRPO()), "verl", tmp_path / "pocket")
     assert load_policy(tmp_path / "pocket" / "model").context == load_policy("pocket").context
     export(config(GRPO(), policy="Qwen/Qwen3-0.6B"), "verl", tmp_path / "qwen")
     assert "model.path=Qwen/Qwen3-0.6B" in (tmp_path / "qwen" / "run.sh").read_text()
     assert not (tmp_path / "qwen" / "model").exists()
+    (tmp_path / "run" / "step-000050").mkdir(parents=True)
+    of_a_run = Experiment.read(config(GRPO(), policy=str(tmp_path / "run")))
+    assert of_a_run.model == str(tmp_path / "run" / "step-000050")
 
 
 def test_data_are_written_as_messages(tmp_path):
