@@ -130,8 +130,7 @@ def fitted(method, shard=False):
     run = fit(
         model, data, method, batch=7, lr=1.0, micro_batch=2, quiet=True, shard=shard, reference=fresh(1)
     )
-    heads = [] if model is policy else [model.head]
-    after = [processes.whole(p.detach()) for p in weights(policy, *heads)]
+    after = weights(model)  # an ordinary model again, though it was divided
     return [a - b for a, b in zip(after, before, strict=True)], run.history[0]
 
 
@@ -177,7 +176,7 @@ if __name__ == "__main__":
 
 def launch(task, out, *launcher):
     """The script in two processes."""
-    launcher = launcher or ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--nnodes", "1")
+    launcher = launcher or ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
     return subprocess.run(
@@ -201,7 +200,7 @@ def ranks(out):
 def close(found, expected, atol):
     (changes, measured), (theirs, numbers) = found, expected
     for a, b in zip(changes, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=atol, rtol=1e-4 if atol > 1e-6 else 1e-5)
+        torch.testing.assert_close(a, b, atol=atol, rtol=0)
     assert max(change.abs().max() for change in theirs) > 1e-3
     assert measured.keys() == numbers.keys()
     for name in measured.keys() - {"seconds"}:
@@ -215,3 +214,85 @@ def test_two_processes_take_the_step_that_one_takes(name, shard, ranks, monkeypa
     expected = gradient(ONLINE[name]) if name in ONLINE else fitted(OFFLINE[name])
     for rank in ranks:
         close(rank[shard][name], expected, atol=1e-5 if shard else 1e-6)
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+def test_gradients_of_bfloat16_weights_are_summed_in_float32(shard, ranks, monkeypatch):
+    monkeypatch.setattr(torch.optim, "AdamW", Descent)
+    expected, _ = gradient(ONLINE["sequence"], dtype=torch.bfloat16)
+    for rank in ranks:
+        changes, _ = rank[shard]["bfloat16"]
+        size = sum(b.float().norm() ** 2 for b in expected) ** 0.5
+        off = sum((a.float() - b.float()).norm() ** 2 for a, b in zip(changes, expected, strict=True)) ** 0.5
+        assert off < 0.1 * size
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("name", RUNS)
+def test_after_three_steps_all_processes_have_the_same_weights_and_numbers(name, shard, ranks):
+    first, second = (rank[shard][f"train {name}"] for rank in ranks)
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert repr(first[1:]) == repr(second[1:]) and len(first[1]) == 3
+    before = weights(fresh(dtype=first[0][0].dtype))
+    assert not all(torch.equal(a, b) for a, b in zip(first[0], before, strict=True))
+
+
+def test_each_process_answers_prompts_of_its_own_with_noise_of_its_own(ranks):
+    rows = [ranks[0][False]["train GRPO"][1], trained("GRPO")[1]]
+    assert rows[0][0]["prompts_drawn"] == rows[1][0]["prompts_drawn"] == 3
+    assert rows[0] != rows[1]  # the same problems, answered by other chance
+
+
+def test_only_the_first_process_writes_and_the_run_is_one(out, ranks):
+    run = Run.load(out / "straight")
+    assert run.config["processes"] == 2 and timeless(run.history) == ranks[0]["straight"][1]
+    assert sorted(run.samples) == [0, 3] and all(len(answers) == 8 for answers in run.samples.values())
+    assert [folder.name for folder in (out / "straight").glob("step-*")] == ["step-000003"]
+
+
+@pytest.fixture(scope="module")
+def killed(out, ranks):
+    begun = time.monotonic()
+    return launch("die", out), time.monotonic() - begun
+
+
+def test_a_killed_process_ends_the_job_with_a_clear_sentence(killed, out):
+    done, seconds = killed
+    assert done.returncode != 0 and seconds < 60
+    assert "process 0 of 2 has lost the others" in done.stderr and "resume=True" in done.stderr
+    assert [folder.name for folder in (out / "run").glob("step-*")] == ["step-000002"]
+
+
+def test_it_resumes_to_the_numbers_of_the_run_that_nothing_stopped(killed, out, ranks):
+    """By `accelerate launch`, which sets the same environment as torchrun."""
+    launcher = "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"
+    done = launch("resume", out, *launcher, "--mixed_precision", "no", "--dynamo_backend", "no")
+    assert done.returncode == 0, done.stderr[-6000:]
+    for rank in (0, 1):
+        found = torch.load(out / f"resume-{rank}.pt", weights_only=True)["resumed"]
+        straight = ranks[rank]["straight"]
+        assert all(torch.equal(a, b) for a, b in zip(found[0], straight[0], strict=True))
+        assert found[1:] == straight[1:]
+
+
+def test_a_resumed_run_keeps_its_number_of_processes(out, killed):
+    with pytest.raises(ValueError, match="processes=2, and now processes=1"):
+        trained("GRPO", out=out / "run", resume=True)
+
+
+def test_dividing_a_model_needs_processes_to_divide_it_between():
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
+        trained("GRPO", shard=True)
+
+
+def test_one_process_loads_nothing_of_torch_distributed():
+    code = (
+        "import sys; from rlcourse import load_policy, train; from rlcourse.tasks import Sums; "
+        "from rlcourse.methods import GRPO; from unittest.mock import patch; import torch.distributed as dist; "
+        "patch.object(dist, 'init_process_group', None).start(); "
+        "train(load_policy(), Sums(), GRPO(), steps=1, responses=8, quiet=True); "
+        "print('torch.distributed.fsdp' in sys.modules, 'torch.nn.parallel.distributed' in sys.modules)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
