@@ -1,7 +1,5 @@
 """Several processes make the run that one makes. This file is also the script that they run, under torchrun."""
 
-import copy
-import json
 import os
 import random
 import signal
@@ -66,8 +64,16 @@ class Noted(torch.optim.SGD):
 
 
 GRADIENTS: list[torch.Tensor] = []
-SHARDED = {"sequence", "PPO", "shared critic", "pretraining", "imitation", "SFT", "KTO", "BradleyTerry"}
-SHARDED |= {"GRPO", "one prompt", "VC-PPO", "bfloat16"}  # of each kind one: FSDP2 is slow to set up
+SHARDED = {
+    "sequence",
+    "PPO",
+    "pretraining",
+    "imitation",
+    "SFT",
+    "BradleyTerry",
+    "GRPO",
+    "bfloat16",
+}  # slow to set up
 
 
 class Ones:
@@ -172,8 +178,9 @@ def work(task, out):
             torch.optim.AdamW = adam
             found[shard] |= {f"train {name}": trained(name, shard) for name, _ in chosen(RUNS, shard)}
         found["straight"] = trained("GRPO", out=out / "straight", checkpoint_every=2)
-    elif task == "die":  # in step 3, after the checkpoint of step 2; the first to be graded are the watched prompts
+    elif task == "die":
         method, settings = RUNS["GRPO"]
+        # in step 3, after the checkpoint of step 2; the first to be graded are the watched prompts
         train(fresh(), Ones(die_at=4), method, out=out / "run", checkpoint_every=2, **STEPS | settings)
     else:
         found["resumed"] = trained("GRPO", out=out / "run", checkpoint_every=2, resume=True)
@@ -239,7 +246,7 @@ def test_two_processes_take_the_step_that_one_takes(name, shard, ranks, monkeypa
 def test_gradients_of_bfloat16_weights_are_summed_in_float32(shard, ranks, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Noted)
     expected, _ = gradient(ONLINE["sequence"], dtype=torch.bfloat16)
-    first = slice(len(expected) // 4)  # of four updates: later a ratio may stand on the other side of the clip
+    first = slice(len(expected) // 4)  # of four updates: later a ratio may be past the clip
     for rank in ranks:
         found, _ = rank[shard]["bfloat16"]
         assert all(grad.dtype == torch.float32 for grad in found)
