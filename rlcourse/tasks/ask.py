@@ -20,6 +20,11 @@ def ask(
     return rollout, grades
 
 
+def suited(task, policy: Policy):
+    """The task as this policy should be asked, where the task makes a difference."""
+    return task.asked_of(policy) if hasattr(task, "asked_of") else task
+
+
 def _check(rollout: Rollout) -> None:
     """What would poison an update is named here, before there is any."""
     if rollout.rewards.shape != (len(rollout),):
