@@ -20,8 +20,8 @@ from rlcourse.bookmaking import lab
 from rlcourse.bookmaking.card import describe, probe
 from rlcourse.bookmaking.muon import Optimizer
 from rlcourse.lm import Policy, Rollout
+from rlcourse.lm.loading import POCKETS
 from rlcourse.lm.pocket import build_model, build_tokenizer
-from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks import helpdesk, sums
 from rlcourse.tensors import token_logprobs
 
