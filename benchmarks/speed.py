@@ -64,7 +64,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, logging
 
 from rlcourse.lm import Policy, load_policy
 from rlcourse.lm.pocket import build_tokenizer
-from rlcourse.lm.policy import POCKETS
+from rlcourse.lm.loading import POCKETS
 from rlcourse.methods import DPO, GRPO
 from rlcourse.tasks import Helpdesk, Sums
 from rlcourse.tasks.annotators import Pair

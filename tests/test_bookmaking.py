@@ -233,10 +233,10 @@ def test_loaded_names_modules_and_checkpoints(monkeypatch):
 
     from rlcourse import kl
 
-    policy = types.ModuleType("rlcourse.lm.policy")
+    policy = types.ModuleType("rlcourse.lm.loading")
     policy.LOADED = {"pocket"}
     policy.__file__ = kl.__file__
-    monkeypatch.setitem(sys.modules, "rlcourse.lm.policy", policy)
+    monkeypatch.setitem(sys.modules, "rlcourse.lm.loading", policy)
     found = stamps.loaded()
     assert {"rlcourse/kl.py", "rlcourse/lm/pockets/pocket/model.safetensors"} <= found
     assert not any("bookmaking" in key for key in found) and "rlcourse/__init__.py" not in found

@@ -8,7 +8,7 @@ import torch
 from rlcourse.bookmaking import pretrain
 from rlcourse.bookmaking.card import probe
 from rlcourse.lm import load_policy, pockets
-from rlcourse.lm.policy import POCKETS
+from rlcourse.lm.loading import POCKETS
 from rlcourse.tasks.sums import Sums
 
 SHIPPED = ["pocket", "pocket-direct", "pocket-moe"]

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from rlcourse.lm import Policy, Rollout, llama, load_policy
-from rlcourse.lm import policy as policy_module
-from rlcourse.lm.policy import POCKETS, truncated
+from rlcourse.lm.caches import TransformersCache
+from rlcourse.lm.loading import POCKETS
+from rlcourse.lm.policy import truncated
 
 KINDS = ["llama", "llama-gqa", "qwen2", "qwen3-moe", "gpt2"]
 LEAN = ["llama", "llama-gqa"]
@@ -218,7 +219,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.rows = []
-        for cache in (llama.Cache, policy_module.TransformersCache):
+        for cache in (llama.Cache, TransformersCache):
             monkeypatch.setattr(cache, "step", self.counted(cache.step))
 
     def counted(self, step):

@@ -56,7 +56,7 @@ def test_a_folder_says_what_the_run_is_and_all_that_happened(tmp_path):
 
 def test_a_loaded_run_shows_what_the_run_showed_without_any_model(tmp_path, monkeypatch):
     run = run_once(tmp_path)
-    monkeypatch.setattr("rlcourse.lm.policy.load_policy", None)
+    monkeypatch.setattr("rlcourse.lm.loading.load_policy", None)
     again = Run.load(tmp_path)
     assert (again.history, again.samples, again.prompts) == (run.history, run.samples, run.prompts)
     assert again.config == run.config and again.method == METHOD and again.policy is None and again.online

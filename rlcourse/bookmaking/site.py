@@ -279,7 +279,7 @@ What a reader may call, from the docstrings. The source is short: read it beside
    run = train(load_policy(), Sums(), GRPO(), steps=100, seed=0)
 
 :func:`~rlcourse.training.online.train` improves a policy by its own answers, and
-:func:`~rlcourse.training.offline.fit` learns from examples. :func:`~rlcourse.lm.policy.load_policy` reads a
+:func:`~rlcourse.training.offline.fit` learns from examples. :func:`~rlcourse.lm.loading.load_policy` reads a
 :class:`~rlcourse.lm.policy.Policy`, and a :class:`~rlcourse.lm.scorer.Scorer` is a judge that can be trained.
 
 """

@@ -81,7 +81,7 @@ def loaded() -> set[str]:
         and getattr(module, "__file__", None)
         and not getattr(module, "__getattr__", None)
     }
-    policy = sys.modules.get("rlcourse.lm.policy")
+    policy = sys.modules.get("rlcourse.lm.loading")
     pockets = set(map(checkpoint_key, getattr(policy, "LOADED", ())))
     return {path.relative_to(ROOT).as_posix() for path in files} | pockets
 
