@@ -1,0 +1,304 @@
+"""`rlcourse train`, `resume`, `plot` and `export`: runs, which are folders."""
+
+import argparse
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlcourse import methods
+from rlcourse.cli.parser import Parser, add_json, command, hidden, positive, rate, say, understood
+
+FEEDBACK = {  # what a method learns from, and what the helpdesk's simulated people call it
+    "Demonstration": "demonstrations",
+    "Pair": "pairs",
+    "Ranking": "rankings",
+    "Verdict": "thumbs",
+}
+
+
+def add(commands) -> None:
+    train = command(
+        commands,
+        "train",
+        run_train,
+        help="train a model with a method",
+        description="Train a model with METHOD, a name or an expression: GRPO, 'GRPO(clip=0.1, beta=0.04)'. Online "
+        "methods sample answers to a task and learn from their rewards. SFT, DPO, IPO, KTO, BradleyTerry and "
+        "PlackettLuce learn from --data, or from what the helpdesk's simulated people say.",
+        example="rlcourse train 'GRPO(clip=0.1)' --task 'Sums(terms=4)' --steps 100 --out runs/first",
+    )
+    train.add_argument("method", metavar="METHOD", help=", ".join(methods.__all__))
+    add_model(train)
+    add_budget(train)
+    train.add_argument("--task", help="what to learn, online: Sums, Helpdesk, Countdown, 'Questions(\"my.jsonl\")'")
+    train.add_argument("--data", type=Path, metavar="FILE.jsonl", help="what to learn from, offline")
+    train.add_argument("--examples", type=positive, help="offline without --data: ask so many (600) of the helpdesk")
+    train.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/METHOD-TASK-NUMBER")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--lr", type=rate, help="learning rate; default: by method and model")
+    train.add_argument("--responses", type=positive, help="answers sampled a step, online")
+    train.add_argument("--batch", type=positive, help="examples a step, offline")
+    train.add_argument("--max-tokens", type=positive, help="length of an answer, online; default: the task's")
+    train.add_argument("--micro-batch", type=positive, help="answers in memory at once while learning")
+    train.add_argument("--shard", action="store_true", help="divide the model among the processes (FSDP)")
+    train.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    train.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard too")
+    train.add_argument("--checkpoint-every", type=positive, help="steps between checkpoints (50)")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(train)
+
+    resume = command(
+        commands,
+        "resume",
+        run_resume,
+        help="go on with a run that was stopped",
+        description="Go on with a run, or a comparison, from its last checkpoint, as its config.json says. "
+        "A larger budget makes a finished run longer.",
+        example="rlcourse resume runs/first --steps 200",
+    )
+    resume.add_argument("folder", type=Path, metavar="FOLDER")
+    add_budget(resume)
+    resume.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(resume)
+
+    plot = command(
+        commands,
+        "plot",
+        run_plot,
+        help="draw the curves of one run or several",
+        description="Draw the curves of one run, or of several in one figure.",
+        example="rlcourse plot runs/grpo-sums-1 runs/dapo-sums-1 --y reward length --x sampled_tokens",
+    )
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    plot.add_argument("--y", nargs="+", default=[], metavar="NAME", help="default: what to look at first")
+    plot.add_argument("--x", default="step", metavar="NAME", help="step (default), sampled_tokens, kl, ...")
+    plot.add_argument("--out", type=Path, metavar="FIGURE.png", help="default: RUN/plot.png; of several: plot.png")
+    add_json(plot)
+
+    export = command(
+        commands,
+        "export",
+        run_export,
+        help="the same experiment for a large library",
+        description="Write the same experiment for TRL, verl or OpenRLHF, field by field.",
+        example="rlcourse export trl runs/first --out first-in-trl",
+    )
+    export.add_argument("library", choices=["trl", "verl", "openrlhf"])
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    add_json(export)
+
+
+def add_model(parser: Parser) -> None:
+    parser.add_argument(
+        "--model", help="a pocket, a hub name, a folder or a run; default: $RLCOURSE_MODEL, or pocket"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights")
+    parser.add_argument("--lora", type=positive, metavar="RANK", help="train an adapter of this rank only")
+
+
+def add_budget(parser: Parser) -> None:
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=positive, help="online: so many steps (100)")
+    budget.add_argument("--tokens", type=positive, help="online: so many sampled tokens")
+    budget.add_argument("--epochs", type=positive, help="offline: so many passes over the data (1)")
+
+
+# ---- train
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from rlcourse.training import named
+
+    method = understood(options, named.method, options.method)
+    offline = hasattr(method, "data")
+    refuse_what_does_not_apply(options, type(method).__name__, offline)
+    task = None if offline else understood(options, named.task, options.task or "Sums")
+    out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
+    if any(out.glob("step-*")):
+        raise ValueError(
+            f"{out} holds a run already: `rlcourse resume {out}` goes on with it, and another --out keeps both."
+        )
+    model = loaded(method, options.model, dtype=options.dtype, lora=options.lora)
+    settings = chosen(options, "lr", "micro_batch", "checkpoint_every", "seed", "shard", "tensorboard")
+    settings |= chosen(options, "gradient_checkpointing")
+    if offline:
+        data = feedback(method, options)
+        settings |= chosen(options, "batch", "epochs")
+    else:
+        data = task
+        settings |= chosen(options, "responses", "max_tokens", "steps", "tokens")
+        settings |= {} if options.tokens or options.steps else {"steps": 100}
+    return finished(options, out, go(method, model, data, out, quiet=options.quiet or hidden(), **settings))
+
+
+def refuse_what_does_not_apply(options: argparse.Namespace, name: str, offline: bool) -> None:
+    """An option that would be ignored is a misunderstanding, and said before anything is loaded."""
+    online_only, offline_only = ("task", "steps", "tokens", "responses", "max_tokens"), ("data", "examples", "epochs", "batch")
+    for option in online_only if offline else offline_only:
+        if getattr(options, option) is not None:
+            how = (
+                "learns from what people have said: --data FILE.jsonl or --examples N, --epochs N, --batch N"
+                if offline
+                else "samples its own answers: --task says to what (for a file of questions: "
+                "--task 'Questions(\"FILE.jsonl\")'), and --steps or --tokens how long"
+            )
+            options.parser.error(f"--{option.replace('_', '-')} is not for {name}, which {how}")
+    if options.data and options.examples:
+        options.parser.error("--examples asks the helpdesk's people, and --data is a file of your own: give one")
+    if not options.out and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        options.parser.error("several processes must agree on one folder: give --out")
+
+
+def source(options: argparse.Namespace) -> str:
+    return options.data.stem if options.data else "Helpdesk"
+
+
+def free_folder(*names: str) -> Path:
+    """runs/grpo-sums-1, or the first number that is free."""
+    stem, number = "-".join(names).lower(), 1
+    while (folder := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return folder
+
+
+def chosen(options: argparse.Namespace, *names: str) -> dict:
+    """Those of the options that were given: for the others the library has its presets."""
+    return {name: value for name in names if (value := getattr(options, name)) not in (None, False)}
+
+
+def loaded(method, name: str | None, **how):
+    """What the method trains: a policy, or a scorer on top of one."""
+    from rlcourse.lm import Scorer, load_policy
+
+    policy = load_policy(name, **{key: value for key, value in how.items() if value is not None})
+    return Scorer(policy) if getattr(method, "trains", "Policy") == "Scorer" else policy
+
+
+def feedback(method, options: argparse.Namespace) -> list:
+    """The reader's file, or what the helpdesk's simulated people say."""
+    from rlcourse.tasks import Helpdesk, preferences
+
+    if options.data:
+        return preferences(options.data)
+    return getattr(Helpdesk(), FEEDBACK[method.data[0]])(options.examples or 600, seed=options.seed)
+
+
+def go(method, model, data, out: Path, **settings):
+    """Train or fit, as the method wants it. Whatever stops a run, the reader is told how to go on."""
+    from rlcourse.training import fit, train
+
+    try:
+        if hasattr(method, "data"):
+            keep_data(out, data)
+            return fit(model, data, method, out=out, **settings)
+        return train(model, data, method, out=out, **settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped. {kept(out)}") from None
+    except OSError as error:
+        raise OSError(f"{error.strerror or error}. {kept(out)}") from None
+
+
+def keep_data(out: Path, examples: list) -> None:
+    """What an offline run learns from, in its folder: a resumed run needs it, and a reader's file may change."""
+    from rlcourse.bookmaking import atomic
+
+    if not any(out.glob("step-*")):
+        atomic.write(out / "data.jsonl", "".join(json.dumps(each._asdict()) + "\n" for each in examples))
+
+
+def kept(out: Path) -> str:
+    last = max(out.glob("step-*"), default=None)
+    if last is None:
+        return f"There is no checkpoint in {out} yet, and nothing to go on from."
+    return f"{last} is kept; go on with: rlcourse resume {out}"
+
+
+def finished(options: argparse.Namespace, out: Path, run) -> int:
+    first, last, name = run.history[0], run.history[-1], run.headline[0]
+    amount = f"{last['sampled_tokens']:,} sampled tokens" if run.online else f"{last['examples']:,} examples"
+    document = {"run": str(out), "method": repr(run.method), "first": first, "last": last}
+    return say(
+        options,
+        document,
+        f"{run.method}: {last['step']} steps, {amount}, {last['seconds']:.0f} s",
+        f"{name} {first[name]:.3f} at first, {run.mean(name):.3f} at the end (mean of the last steps)",
+        f"kept in {out}",
+    )
+
+
+# ---- resume
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    from rlcourse.cli import compare
+
+    out = options.folder
+    if (out / "compare.json").exists():
+        return compare.go_on(options, out)
+    config, budget = (json.loads(run_file(out, name).read_text()) for name in ("config.json", "budget.json"))
+    last = max(out.glob("step-*"), default=None)
+    if last is None:
+        raise ValueError(f"{out} has no checkpoint yet, and nothing to resume: start it again with `rlcourse train`.")
+
+    from inspect import signature
+
+    from rlcourse.tasks import preferences
+    from rlcourse.training import fit, named, train
+
+    method = named.method(config["method"])
+    offline = config["kind"] == "fit"
+    data = preferences(run_file(out, "data.jsonl")) if offline else named.task(config["task"])
+    settings = {name: config[name] for name in signature(fit if offline else train).parameters if name in config}
+    settings |= budget | chosen(options, "steps", "tokens", "epochs")
+    model = loaded(method, config["policy"], dtype=config.get("dtype"), lora=config.get("lora"))
+    run = go(method, model, data, out, resume=True, quiet=options.quiet or hidden(), **settings)
+    if run.history[-1]["step"] == int(last.name.removeprefix("step-")):
+        raise ValueError(f"{out} is done, at {last.name}: a larger --steps, --tokens or --epochs makes it longer.")
+    return finished(options, out, run)
+
+
+def run_file(folder: Path, name: str) -> Path:
+    """A file that a run has."""
+    if not (folder / name).is_file():
+        raise ValueError(f"{folder} is not the folder of a run: it has no {name}.")
+    return folder / name
+
+
+# ---- plot and export
+
+
+def run_plot(options: argparse.Namespace) -> int:
+    import matplotlib.pyplot as plt
+
+    from rlcourse.bookmaking.style import use_style
+    from rlcourse.training import Run
+
+    use_style()
+    runs = [Run.load(run_file(folder, "config.json").parent) for folder in options.runs]
+    names = list(map(str, options.runs))
+    first, *others = runs
+    try:
+        figure = first.plot(*options.y, against=options.x, also=dict(zip(names[1:], others)))
+    except KeyError as unknown:
+        options.parser.error(unknown.args[0])
+    if others:
+        lines, _ = figure.axes[0].get_legend_handles_labels()
+        figure.axes[0].get_legend().remove()
+        figure.legend(lines, names, loc="outside upper left")
+    out = options.out or (options.runs[0] if len(runs) == 1 else Path()) / "plot.png"
+    try:
+        figure.savefig(out)
+    except ValueError as error:  # a suffix that is no format of a figure
+        options.parser.error(str(error).partition(" (")[0] + ": give --out FIGURE.png, .svg or .pdf")
+    plt.close(figure)
+    return say(options, {"figure": str(out), "runs": names}, str(out))
+
+
+def run_export(options: argparse.Namespace) -> int:
+    from rlcourse.training.export import export
+
+    export(run_file(options.folder, "config.json").parent, options.library, options.out)
+    files = sorted(str(file) for file in options.out.iterdir())
+    return say(options, {"library": options.library, "files": files}, *files)
