@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlcourse import methods
 from rlcourse.cli import ask, compare, doctor, quiz, runs
-from rlcourse.cli.parser import Parser, command
+from rlcourse.cli.parser import TOO_LARGE, Parser, command, sentence
 
 
 def parser() -> Parser:
@@ -55,8 +55,11 @@ def print_completion(whole: Parser, shell: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """0: done. 1: it could not be done. 2: the command line asks for something that there is not."""
     options = parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of, we say in our own words
     try:
         with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning):  # what libraries tell each other
+                warnings.simplefilter("ignore", category)
             warnings.showwarning = lambda message, *_, **__: print(f"rlcourse: {message}", file=sys.stderr)
             code = options.run(options)
         sys.stdout.flush()
@@ -75,18 +78,3 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"rlcourse: {TOO_LARGE}", file=sys.stderr)
         return 1
-
-
-TOO_LARGE = (
-    "out of memory. In this order: --micro-batch 4, --gradient-checkpointing, --lora 16, fewer --responses, "
-    "a smaller --model. `rlcourse doctor` says what fits here."
-)
-
-
-def sentence(error: Exception) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error, MemoryError):
-        return TOO_LARGE
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

@@ -20,7 +20,9 @@ def add(commands) -> None:
     sample.add_argument("--prompt", action="append", metavar="TEXT", help="ask this; more than once for more")
     sample.add_argument("--problems", type=positive, default=1, help="problems of the task to ask (1)")
     sample.add_argument("-n", type=positive, default=4, help="answers to each (4)")
-    sample.add_argument("--greedy", action="store_true", help="the likeliest token each time: one answer to each")
+    sample.add_argument(
+        "--greedy", action="store_true", help="the likeliest token each time: one answer to each"
+    )
 
     evaluate = command(
         commands,
@@ -51,11 +53,10 @@ def asked(options: argparse.Namespace, policy):
     import json
 
     from rlcourse.tasks.ask import suited
-    from rlcourse.training import named
 
     config = Path(options.model) / "config.json"
     trained_on = json.loads(config.read_text()).get("task") if config.is_file() else None
-    return suited(understood(options, named.task, options.task or trained_on or "Sums"), policy)
+    return suited(understood(options, "task", options.task or trained_on or "Sums"), policy)
 
 
 def run_sample(options: argparse.Namespace) -> int:
@@ -80,7 +81,11 @@ def run_sample(options: argparse.Namespace) -> int:
     answers = [
         {"prompt": rollout.prompts[owner], "text": text, "correct": correct, "tokens": length, "logp": logp}
         for owner, text, correct, length, logp in zip(
-            rollout.owner.tolist(), rollout.texts, marks, rollout.lengths.tolist(), rollout.logp.sum(1).tolist()
+            rollout.owner.tolist(),
+            rollout.texts,
+            marks,
+            rollout.lengths.tolist(),
+            rollout.logp.sum(1).tolist(),
         )
     ]
     lines = []
@@ -93,7 +98,7 @@ def run_sample(options: argparse.Namespace) -> int:
 
 
 def run_eval(options: argparse.Namespace) -> int:
-    from statistics import mean
+    from statistics import fmean
 
     from rlcourse.evaluate import pass_at_k
     from rlcourse.evaluate.interval import share_interval
@@ -108,19 +113,19 @@ def run_eval(options: argparse.Namespace) -> int:
     task = asked(options, policy)
     sampling = dict(max_tokens=options.max_tokens, temperature=options.temperature)
     found = tries(policy, task, options.problems, options.samples, options.seed, **sampling)
-    shares = [mean(each.correct) for each in found]
+    shares = [fmean(each.correct) for each in found]
     low, high = share_interval(shares)
-    passed = {k: mean(pass_at_k(options.samples, sum(each.correct), k) for each in found) for k in ks}
+    passed = {k: fmean(pass_at_k(options.samples, sum(each.correct), k) for each in found) for k in ks}
     voted = {}
     if found[0].answers is not None:
-        voted = {k: mean(majority_at_k(each.answers, each.correct, k) for each in found) for k in ks}
+        voted = {k: fmean(majority_at_k(each.answers, each.correct, k) for each in found) for k in ks}
     document = {
         "model": policy.name,
         "task": repr(task),
         "problems": options.problems,
         "samples": options.samples,
         "temperature": options.temperature,
-        "accuracy": mean(shares),
+        "accuracy": fmean(shares),
         "interval": [low, high],
         "pass": passed,
         "maj": voted or None,
@@ -131,7 +136,7 @@ def run_eval(options: argparse.Namespace) -> int:
         options,
         document,
         f"{policy.name} on {task}: {options.problems} problems, {options.samples} answers to each",
-        f"accuracy {mean(shares):.3f}, 95% interval {low:.3f} to {high:.3f}",
+        f"accuracy {fmean(shares):.3f}, 95% interval {low:.3f} to {high:.3f}",
         "",
         *columns(rows),
         *([] if voted else ["no maj@k: this task's answers have no final answer to vote over"]),

@@ -34,7 +34,9 @@ def add(commands) -> None:
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each method (3)")
     parser.add_argument("--task", default="Sums", help="Sums, Helpdesk, Countdown, ...")
     parser.add_argument("--model", help="a pocket, a hub name, a folder or a run; default: pocket")
-    parser.add_argument("--lr", action="append", default=[], metavar="[METHOD=]RATE", help="of all, or of one")
+    parser.add_argument(
+        "--lr", action="append", default=[], metavar="[METHOD=]RATE", help="of all, or of one"
+    )
     parser.add_argument("--problems", type=positive, default=512, help="to measure accuracy on (512)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/compare-NUMBER")
     budget = parser.add_mutually_exclusive_group()
@@ -47,17 +49,18 @@ def add(commands) -> None:
 def run_compare(options: argparse.Namespace) -> int:
     from rlcourse.cli.runs import free_folder
     from rlcourse.lm import load_policy
-    from rlcourse.training import named
 
-    task = understood(options, named.task, options.task)
+    task = understood(options, "task", options.task)
     texts = asked(options)
     policy = load_policy(options.model)
     arms = {}
     for text in texts:
         suited = policy.pocket and text not in options.methods  # typed by nobody: `all` has put it there
-        method = understood(options, named.method, POCKET.get(text, text) if suited else text)
+        method = understood(options, "method", POCKET.get(text, text) if suited else text)
         if hasattr(method, "data"):
-            options.parser.error(f"{text} learns from what people have said: compare takes methods that sample")
+            options.parser.error(
+                f"{text} learns from what people have said: compare takes methods that sample"
+            )
         label = text if "(" in text else type(method).__name__
         if label in arms:
             options.parser.error(f"{label} is named twice")
@@ -91,15 +94,15 @@ def asked(options: argparse.Namespace) -> list[str]:
 
 def online_methods() -> list[str]:
     """By the dates of their papers. A correction is no method: it wraps one."""
-    import sys
-
     from rlcourse import methods
     from rlcourse.methods.corrections import Correction
     from rlcourse.methods.protocol import OnlineMethod
 
     every = [getattr(methods, name) for name in methods.__all__]
     online = [each for each in every if issubclass(each, OnlineMethod) and not issubclass(each, Correction)]
-    return [each.__name__ for each in sorted(online, key=lambda each: sys.modules[each.__module__].PAPER.date)]
+    return [
+        each.__name__ for each in sorted(online, key=lambda each: sys.modules[each.__module__].PAPER.date)
+    ]
 
 
 def rates(options: argparse.Namespace, arms: dict) -> dict[str, float]:
@@ -158,7 +161,12 @@ def go_on(options: argparse.Namespace, out: Path) -> int:
     draw(out, settings)
     rows = [HEAD, *map(line, table)]
     rows[0] = [head.format(first=table[0]["method"]) for head in HEAD]
-    document = settings | {"before": before, "results": table, "runs": str(out), "figure": str(out / "compare.png")}
+    document = settings | {
+        "before": before,
+        "results": table,
+        "runs": str(out),
+        "figure": str(out / "compare.png"),
+    }
     return say(
         options,
         document,
@@ -189,7 +197,9 @@ def accuracy_of(settings: dict, policy=None) -> float:
     from rlcourse.lm import load_policy
     from rlcourse.training import named
 
-    return accuracy(policy or load_policy(settings["model"]), named.task(settings["task"]), settings["problems"])
+    return accuracy(
+        policy or load_policy(settings["model"]), named.task(settings["task"]), settings["problems"]
+    )
 
 
 def measured(folder: Path, settings: dict, label: str, seed: int) -> dict:
@@ -248,7 +258,9 @@ HEAD = ["method", "before", "after", "each seed", "minus {first}", "", "tokens",
 
 def line(row: dict) -> list[str]:
     def interval(value: float | None, margin: float | None, sign: str = "") -> str:
-        return "" if value is None else f"{value:{sign}.3f}" + (f" ± {margin:.3f}" if margin is not None else "")
+        return (
+            "" if value is None else f"{value:{sign}.3f}" + (f" ± {margin:.3f}" if margin is not None else "")
+        )
 
     return [
         row["method"],
@@ -276,7 +288,8 @@ def draw(out: Path, settings: dict) -> None:
         look = {"color": f"C{number}", "linestyle": ("-", "--", "-.", ":")[number // 7 % 4]}
         runs = [Run.load(folder_of(out, label, seed)) for seed in range(settings["seeds"])]
         curves = [
-            (np.array(run.column("sampled_tokens")) / 1000, _smoothed(run.column("correct"), 5)) for run in runs
+            (np.array(run.column("sampled_tokens")) / 1000, _smoothed(run.column("correct"), 5))
+            for run in runs
         ]
         for x, y in curves:
             axis.plot(x, y, alpha=0.3, linewidth=0.8, **look)

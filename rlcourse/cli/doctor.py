@@ -1,4 +1,4 @@
-"""`rlcourse doctor`: what is installed, what this machine has, what fits on it, and what to do where something is wrong.
+"""`rlcourse doctor`: what is installed, what this machine has and what fits on it, and what to do about what is wrong.
 
 Looks at files and memory only, and never at the network.
 """
@@ -152,7 +152,13 @@ def needed(shape, method: str, lora: int, precision: str) -> int:
     learning, sampling = table(LEARNED), table(SAMPLED)
     passing = learning.column("activations") + learning.column("logits")
     judge = learning.row("reward") if "reward" in learning.cells else 0  # ours is a rule
-    return learning.total - learning.column("KV cache") - judge - passing + max(passing, sampling.column("KV cache"))
+    return (
+        learning.total
+        - learning.column("KV cache")
+        - judge
+        - passing
+        + max(passing, sampling.column("KV cache"))
+    )
 
 
 def pocket_shape():
@@ -174,7 +180,9 @@ def what_is_wrong(machine: dict, installed: list[dict], downloaded: dict) -> lis
         if package["extra"] is None and package["version"] is None:
             wrong.append(f"{name} is not installed: `make setup` installs all that is needed.")
         elif package["version"] and not package["good"]:
-            wrong.append(f"{name} is {package['version']}, and rlcourse needs {wanted}: `make setup` puts it right.")
+            wrong.append(
+                f"{name} is {package['version']}, and rlcourse needs {wanted}: `make setup` puts it right."
+            )
     if not machine["gpus"] and shutil.which("nvidia-smi"):
         why = "was built without CUDA" if machine["cuda_build"] is None else "cannot reach it"
         wrong.append(
@@ -182,10 +190,17 @@ def what_is_wrong(machine: dict, installed: list[dict], downloaded: dict) -> lis
             "pytorch.org/get-started, or see whether nvidia-smi lists a GPU at all."
         )
     if machine["disk_free"] < 10**9:
-        wrong.append("Less than 1 GB is free on this disk: runs and their checkpoints go to runs/; make room.")
+        wrong.append(
+            "Less than 1 GB is free on this disk: runs and their checkpoints go to runs/; make room."
+        )
     name = os.environ.get("RLCOURSE_MODEL")
     here = {model["name"] for model in downloaded["found"]}
-    if name and name not in here and not Path(name).is_dir() and not (PACKAGE / "lm" / "pockets" / name).is_dir():
+    if (
+        name
+        and name not in here
+        and not Path(name).is_dir()
+        and not (PACKAGE / "lm" / "pockets" / name).is_dir()
+    ):
         wrong.append(
             f"RLCOURSE_MODEL is {name}, which is no pocket, no folder and not downloaded: `hf download {name}`."
         )
@@ -195,7 +210,9 @@ def what_is_wrong(machine: dict, installed: list[dict], downloaded: dict) -> lis
 # ---- telling
 
 
-def told(machine: dict, installed: list[dict], downloaded: dict, fits: list[dict], wrong: list[str]) -> list[str]:
+def told(
+    machine: dict, installed: list[dict], downloaded: dict, fits: list[dict], wrong: list[str]
+) -> list[str]:
     from rlcourse.practice.memory import readable
 
     def size(number: int) -> str:
@@ -208,9 +225,13 @@ def told(machine: dict, installed: list[dict], downloaded: dict, fits: list[dict
         for package in present
         if package not in as_tested
     ]
-    torch = "".join(f", {p['name']} {p['version']}" for p in present if p["name"] in ("torch", "transformers", "trl"))
+    torch = "".join(
+        f", {p['name']} {p['version']}" for p in present if p["name"] in ("torch", "transformers", "trl")
+    )
     threads = f"{machine['threads']} threads in torch" if machine["threads"] else "torch is not installed"
-    gpus = [f"GPU      {gpu['name']}, {size(gpu['memory'])}, {size(gpu['free'])} free" for gpu in machine["gpus"]]
+    gpus = [
+        f"GPU      {gpu['name']}, {size(gpu['memory'])}, {size(gpu['free'])} free" for gpu in machine["gpus"]
+    ]
     ways = list(fits[0])[1:]
     table = [["model", *ways]]
     for row in fits:
@@ -226,7 +247,7 @@ def told(machine: dict, installed: list[dict], downloaded: dict, fits: list[dict
         f"packages {len(as_tested)} of {len(present)} at the versions that were tested{torch}",
         *others,
         "",
-        f"Memory to train, by arithmetic: {SAMPLED} answers of {RESPONSE} tokens sampled at once, {LEARNED} learned from.",
+        f"Memory to train, by arithmetic: {SAMPLED} answers of {RESPONSE} tokens sampled, {LEARNED} scored at once",
         *columns(table),
         "On a CPU the pocket learns in a minute; the others run, and take their time."
         if not machine["gpus"]

@@ -30,7 +30,9 @@ def command(commands, name: str, run: Callable, help: str, description: str, exa
 
 
 def add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output, for scripts")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON document on standard output, for scripts"
+    )
 
 
 def positive(text: str) -> int:
@@ -51,10 +53,15 @@ def rate(text: str) -> float:
     return value
 
 
-def understood(options: argparse.Namespace, read: Callable, text: str):
-    """What `read` makes of a word of the command line; what it cannot read is the command line's fault."""
+def understood(options: argparse.Namespace, kind: str, text: str):
+    """The method or the task of this name or expression; what there is not is the command line's fault."""
+    from rlcourse import methods, tasks
+    from rlcourse.training import named
+
+    known = {name.lower(): name for name in (methods if kind == "method" else tasks).__all__}
+    name, bracket, rest = text.strip().partition("(")
     try:
-        return read(text)
+        return getattr(named, kind)(known.get(name.lower(), name) + bracket + rest)
     except ValueError as error:
         options.parser.error(str(error))
 
@@ -84,3 +91,18 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def hidden() -> bool:
     """Progress is for people who look: not in a log, not in a pipe."""
     return not sys.stderr.isatty()
+
+
+TOO_LARGE = (
+    "out of memory. In this order: --micro-batch 4, --gradient-checkpointing, --lora 16, fewer --responses, "
+    "a smaller --model. `rlcourse doctor` says what fits here."
+)
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, MemoryError):
+        return TOO_LARGE
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -3,11 +3,10 @@
 import argparse
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 from rlcourse import methods
-from rlcourse.cli.parser import Parser, add_json, command, hidden, positive, rate, say, understood
+from rlcourse.cli.parser import Parser, add_json, command, hidden, positive, rate, say, sentence, understood
 
 FEEDBACK = {  # what a method learns from, and what the helpdesk's simulated people call it
     "Demonstration": "demonstrations",
@@ -31,13 +30,18 @@ def add(commands) -> None:
     train.add_argument("method", metavar="METHOD", help=", ".join(methods.__all__))
     add_model(train)
     add_budget(train)
-    train.add_argument("--task", help="what to learn, online: Sums, Helpdesk, Countdown, 'Questions(\"my.jsonl\")'")
+    train.add_argument(
+        "--task", help="what to learn, online: Sums, Helpdesk, Countdown, 'Questions(\"my.jsonl\")'"
+    )
     train.add_argument("--data", type=Path, metavar="FILE.jsonl", help="what to learn from, offline")
-    train.add_argument("--examples", type=positive, help="offline without --data: ask so many (600) of the helpdesk")
+    train.add_argument(
+        "--examples", type=positive, help="offline without --data: ask so many (600) of the helpdesk"
+    )
     train.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/METHOD-TASK-NUMBER")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--lr", type=rate, help="learning rate; default: by method and model")
     train.add_argument("--responses", type=positive, help="answers sampled a step, online")
+    train.add_argument("--epochs", type=positive, help="passes over the data, offline (1)")
     train.add_argument("--batch", type=positive, help="examples a step, offline")
     train.add_argument("--max-tokens", type=positive, help="length of an answer, online; default: the task's")
     train.add_argument("--micro-batch", type=positive, help="answers in memory at once while learning")
@@ -54,7 +58,7 @@ def add(commands) -> None:
         run_resume,
         help="go on with a run that was stopped",
         description="Go on with a run, or a comparison, from its last checkpoint, as its config.json says. "
-        "A larger budget makes a finished run longer.",
+        "A larger budget makes a finished online run longer.",
         example="rlcourse resume runs/first --steps 200",
     )
     resume.add_argument("folder", type=Path, metavar="FOLDER")
@@ -73,7 +77,9 @@ def add(commands) -> None:
     plot.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     plot.add_argument("--y", nargs="+", default=[], metavar="NAME", help="default: what to look at first")
     plot.add_argument("--x", default="step", metavar="NAME", help="step (default), sampled_tokens, kl, ...")
-    plot.add_argument("--out", type=Path, metavar="FIGURE.png", help="default: RUN/plot.png; of several: plot.png")
+    plot.add_argument(
+        "--out", type=Path, metavar="FIGURE.png", help="default: RUN/plot.png; of several: plot.png"
+    )
     add_json(plot)
 
     export = command(
@@ -102,19 +108,17 @@ def add_budget(parser: Parser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=positive, help="online: so many steps (100)")
     budget.add_argument("--tokens", type=positive, help="online: so many sampled tokens")
-    budget.add_argument("--epochs", type=positive, help="offline: so many passes over the data (1)")
 
 
 # ---- train
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from rlcourse.training import named
 
-    method = understood(options, named.method, options.method)
+    method = understood(options, "method", options.method)
     offline = hasattr(method, "data")
     refuse_what_does_not_apply(options, type(method).__name__, offline)
-    task = None if offline else understood(options, named.task, options.task or "Sums")
+    task = None if offline else understood(options, "task", options.task or "Sums")
     out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
     if any(out.glob("step-*")):
         raise ValueError(
@@ -135,7 +139,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 def refuse_what_does_not_apply(options: argparse.Namespace, name: str, offline: bool) -> None:
     """An option that would be ignored is a misunderstanding, and said before anything is loaded."""
-    online_only, offline_only = ("task", "steps", "tokens", "responses", "max_tokens"), ("data", "examples", "epochs", "batch")
+    online_only = ("task", "steps", "tokens", "responses", "max_tokens")
+    offline_only = ("data", "examples", "epochs", "batch")
     for option in online_only if offline else offline_only:
         if getattr(options, option) is not None:
             how = (
@@ -146,7 +151,9 @@ def refuse_what_does_not_apply(options: argparse.Namespace, name: str, offline: 
             )
             options.parser.error(f"--{option.replace('_', '-')} is not for {name}, which {how}")
     if options.data and options.examples:
-        options.parser.error("--examples asks the helpdesk's people, and --data is a file of your own: give one")
+        options.parser.error(
+            "--examples asks the helpdesk's people, and --data is a file of your own: give one"
+        )
     if not options.out and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         options.parser.error("several processes must agree on one folder: give --out")
 
@@ -197,7 +204,9 @@ def go(method, model, data, out: Path, **settings):
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped. {kept(out)}") from None
     except OSError as error:
-        raise OSError(f"{error.strerror or error}. {kept(out)}") from None
+        if not out.exists():
+            raise
+        raise OSError(f"{sentence(error)} {kept(out)}") from None
 
 
 def keep_data(out: Path, examples: list) -> None:
@@ -240,7 +249,9 @@ def run_resume(options: argparse.Namespace) -> int:
     config, budget = (json.loads(run_file(out, name).read_text()) for name in ("config.json", "budget.json"))
     last = max(out.glob("step-*"), default=None)
     if last is None:
-        raise ValueError(f"{out} has no checkpoint yet, and nothing to resume: start it again with `rlcourse train`.")
+        raise ValueError(
+            f"{out} has no checkpoint yet, and nothing to resume: start it again with `rlcourse train`."
+        )
 
     from inspect import signature
 
@@ -250,12 +261,21 @@ def run_resume(options: argparse.Namespace) -> int:
     method = named.method(config["method"])
     offline = config["kind"] == "fit"
     data = preferences(run_file(out, "data.jsonl")) if offline else named.task(config["task"])
-    settings = {name: config[name] for name in signature(fit if offline else train).parameters if name in config}
-    settings |= budget | chosen(options, "steps", "tokens", "epochs")
+    if config.get("engine"):
+        raise ValueError(f"{out} samples with an engine made in Python, {config['engine']}: resume it there.")
+    can_be_set = [
+        p.name for p in signature(fit if offline else train).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    settings = {name: config[name] for name in can_be_set if name in config}
+    if longer := chosen(options, "steps", "tokens"):
+        budget = {name: value for name, value in budget.items() if name not in ("steps", "tokens")} | longer
+    settings |= budget
     model = loaded(method, config["policy"], dtype=config.get("dtype"), lora=config.get("lora"))
     run = go(method, model, data, out, resume=True, quiet=options.quiet or hidden(), **settings)
     if run.history[-1]["step"] == int(last.name.removeprefix("step-")):
-        raise ValueError(f"{out} is done, at {last.name}: a larger --steps, --tokens or --epochs makes it longer.")
+        raise ValueError(
+            f"{out} is done, at {last.name}: of an online run a larger --steps or --tokens makes more."
+        )
     return finished(options, out, run)
 
 
@@ -297,8 +317,18 @@ def run_plot(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    from rlcourse.training.export import export
+    run_file(options.folder, "config.json")
 
-    export(run_file(options.folder, "config.json").parent, options.library, options.out)
-    files = sorted(str(file) for file in options.out.iterdir())
-    return say(options, {"library": options.library, "files": files}, *files)
+    from rlcourse.export import export
+    from rlcourse.tasks import preferences
+
+    data = options.folder / "data.jsonl"
+    written = export(options.folder, options.library, options.out, preferences(data) if data.exists() else ())
+    files = list(map(str, written.files))
+    different = [f"  {each}" for each in written.differences]
+    return say(
+        options,
+        {"library": options.library, "files": files, "differences": written.differences},
+        *files,
+        *(["", f"Not the same in {options.library}:", *different] if different else []),
+    )

@@ -35,7 +35,7 @@ def student_t(freedom: int, level: float = LEVEL) -> float:
 
 
 def _held(angle: float, freedom: int) -> float:
-    """P(|T| < sqrt(freedom) tan(angle)): Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4."""
+    """P(|T| < sqrt(freedom) tan(angle)): Abramowitz and Stegun's Handbook, 26.7.3 and 26.7.4."""
     odd = freedom % 2
     term = cos(angle) if odd else 1.0
     series = 0.0 if freedom == 1 else term
