@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from rlcourse import methods
-from rlcourse.cli import ask, compare, doctor, quiz, runs
+from rlcourse.cli import ask, compare, doctor, quiz, runs, training
 from rlcourse.cli.parser import TOO_LARGE, Parser, command, sentence
 
 
@@ -18,7 +18,7 @@ def parser() -> Parser:
         "2 the command line asks for something that there is not, 130 stopped with ctrl-C.",
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (doctor, runs, compare, ask, quiz):
+    for group in (doctor, training, compare, ask, runs, quiz):
         group.add(commands)
     add_completion(commands, whole)
     return whole

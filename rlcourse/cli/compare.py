@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rlcourse.cli.parser import add_json, columns, command, hidden, positive, rate, say, understood
+from rlcourse.cli.runs import free_folder
 
 # `all` on a pocket: where a paper's own setting makes no sense at its size, the one that the chapters use.
 # A critic this small is pretrained in 10 steps; alpha 0.05 means lambda 0 below 20 tokens; GSPO's clip is for answers
@@ -47,7 +48,6 @@ def add(commands) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from rlcourse.cli.runs import free_folder
     from rlcourse.lm import load_policy
 
     task = understood(options, "task", options.task)
