@@ -55,8 +55,8 @@ def run_compare(options: argparse.Namespace) -> int:
     policy = load_policy(options.model)
     arms = {}
     for text in texts:
-        suited = policy.pocket and text not in options.methods  # typed by nobody: `all` has put it there
-        method = understood(options, "method", POCKET.get(text, text) if suited else text)
+        ours = policy.pocket and text not in options.methods  # typed by nobody: `all` has put it there
+        method = understood(options, "method", POCKET.get(text, text) if ours else text)
         if hasattr(method, "data"):
             options.parser.error(
                 f"{text} learns from what people have said: compare takes methods that sample"
@@ -64,7 +64,7 @@ def run_compare(options: argparse.Namespace) -> int:
         label = text if "(" in text else type(method).__name__
         if label in arms:
             options.parser.error(f"{label} is named twice")
-        arms[label] = {"method": repr(method), "lr": POCKET_LR.get(label) if suited else None}
+        arms[label] = {"method": repr(method), "lr": POCKET_LR.get(label) if ours else None}
     for label, lr in rates(options, arms).items():
         arms[label]["lr"] = lr
     settings = {
@@ -195,11 +195,11 @@ def accuracy_of(settings: dict, policy=None) -> float:
     """Of a policy; without one, of the model as it is before training."""
     from rlcourse.evaluate import accuracy
     from rlcourse.lm import load_policy
+    from rlcourse.tasks.ask import suited
     from rlcourse.training import named
 
-    return accuracy(
-        policy or load_policy(settings["model"]), named.task(settings["task"]), settings["problems"]
-    )
+    policy = policy or load_policy(settings["model"])
+    return accuracy(policy, suited(named.task(settings["task"]), policy), settings["problems"])
 
 
 def measured(folder: Path, settings: dict, label: str, seed: int) -> dict:

@@ -14,10 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import rlcourse
 from rlcourse.cli.parser import add_json, columns, command, say
 
-PACKAGE = Path(rlcourse.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 MODELS = {  # a hub name, and its numbers in practice/memory.py
     "HuggingFaceTB/SmolLM2-135M-Instruct": "SmolLM2-135M",
     "HuggingFaceTB/SmolLM2-360M-Instruct": "SmolLM2-360M",
@@ -239,7 +238,7 @@ def told(
         table.append([row["model"], *cells])
     models = [f"{model['name']}, {size(model['bytes'])}" for model in downloaded["found"]]
     return [
-        f"rlcourse {rlcourse.__version__}, Python {machine['python']}, {sys.executable}",
+        f"rlcourse {importlib.metadata.version('rlcourse')}, Python {machine['python']}, {sys.executable}",
         f"CPU      {machine['cores']} cores, {threads}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}",
         f"memory   {size(machine['memory'])}; disk {size(machine['disk_free'])} free",
         *(gpus or ["GPU      none: everything runs on the CPU"]),
