@@ -319,9 +319,20 @@ def test_eval_is_counted_from_the_tries(capsys):
     assert document["accuracy"] < document["maj"]["4"] < document["pass"]["4"]
     low, high = document["interval"]
     assert 0 < low < document["accuracy"] < high < 1
-    one = report(capsys, "eval", "pocket", "--problems", "24", "--samples", "1")
-    assert one["accuracy"] == pytest.approx(accuracy(load_policy("pocket"), Sums(), 24))
+    one = report(capsys, "eval", "pocket", "--problems", "100", "--samples", "1")
+    assert one["accuracy"] == pytest.approx(accuracy(load_policy("pocket"), Sums(), 100))
     assert list(one["pass"]) == ["1"]
+
+
+def test_an_answer_that_was_cut_has_no_vote():
+    from rlcourse import load_policy
+    from rlcourse.evaluate.tries import tries
+    from rlcourse.tasks import Sums
+
+    task = Sums(digits=3)  # "#812" is four tokens, and its EOS a fifth
+    found = tries(load_policy("pocket"), task, problems=4, samples=8, max_tokens=4)
+    assert any(task.answer_of(text) for each in found for text in each.texts)
+    assert all(each.answers == [None] * 8 for each in found)
 
 
 def test_a_task_without_final_answers_has_no_majority(capsys):

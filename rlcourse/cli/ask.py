@@ -41,7 +41,7 @@ def add(commands) -> None:
 
 def add_asked(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL_OR_RUN", help="a pocket, a hub name, a folder or a run")
-    parser.add_argument("--task", help="default: what the run was trained on, or Sums")
+    parser.add_argument("--task", help="default: what the run learned, or Sums")
     parser.add_argument("--temperature", type=rate, default=1.0)
     parser.add_argument("--max-tokens", type=positive, help="length of an answer; default: the task's, or 64")
     parser.add_argument("--seed", type=int, default=0)
@@ -55,8 +55,9 @@ def asked(options: argparse.Namespace, policy):
     from rlcourse.tasks.ask import suited
 
     config = Path(options.model) / "config.json"
-    trained_on = json.loads(config.read_text()).get("task") if config.is_file() else None
-    return suited(understood(options, "task", options.task or trained_on or "Sums"), policy)
+    run = json.loads(config.read_text()) if config.is_file() else {}
+    usual = run.get("task") or ("Helpdesk" if run.get("kind") == "fit" else "Sums")
+    return suited(understood(options, "task", options.task or usual), policy)
 
 
 def run_sample(options: argparse.Namespace) -> int:

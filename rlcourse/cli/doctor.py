@@ -246,7 +246,7 @@ def told(
         f"packages {len(as_tested)} of {len(present)} at the versions that were tested{torch}",
         *others,
         "",
-        f"Memory to train, by arithmetic: {SAMPLED} answers of {RESPONSE} tokens sampled, {LEARNED} scored at once",
+        f"Memory for --responses {SAMPLED} --micro-batch {LEARNED}, answers of {RESPONSE} tokens, by arithmetic:",
         *columns(table),
         "On a CPU the pocket learns in a minute; the others run, and take their time."
         if not machine["gpus"]
