@@ -108,8 +108,7 @@ def fit(
 
     if gradient_checkpointing:
         policy.checkpoint_layers()
-    heads = [model.head] if isinstance(model, Scorer) else []
-    processes = team(policy, heads, shard)
+    processes = team(policy, [model] if isinstance(model, Scorer) else [], shard)
     if measured:
         for answers in filter(None, (examples, others)):
             answers.ref_logp = processes.each(partial(scored, reference), answers, None)

@@ -14,6 +14,7 @@ import copy
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcourse.lm import Policy, Rollout
+from rlcourse.lm.routing import has_experts
 from rlcourse.tasks.ask import ask
 from rlcourse.training.precision import whole
 from rlcourse.training.seeds import stream
@@ -179,20 +181,24 @@ class Team(Alone):
         trained = [p for model in models for p in model.parameters() if p.requires_grad]
         # Low gradients go to their masters after every piece, so they are summed after every piece.
         self.low = any(p.dtype != torch.float32 for p in trained)
-        # What is unused in one loss: the critic's own vocabulary, the policy while VC-PPO pretrains its critic.
-        self.engine = DistributedDataParallel(Calls(models), find_unused_parameters=True)
+        # Not every loss uses all: not a critic's own vocabulary, nor the policy while VC-PPO pretrains its critic.
+        some = len(models) > 1 or has_experts(models[0])
+        self.engine = DistributedDataParallel(Calls(models), find_unused_parameters=some)
         self.engine.register_comm_hook(None, summed)
 
     # ---- a part in every process: FSDP2
 
     def _shard(self, policy: Policy, others: list[nn.Module]) -> None:
         self.low = False
-        # What the policy is made of again when the run is over: the same modules, around no weights.
-        self.shell = rebuilt(policy.model, [p.to("meta") for p in policy.model.parameters()])
-        self.dtypes = [p.dtype for p in policy.model.parameters()]
-        for module in (policy.model, *others):
-            for part in _models(module):
-                self._divide(part)
+        # a warning about writing into the logits, which nothing here does
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        self.owners = [policy, *others, *(each.policy for each in others if hasattr(each, "policy"))]
+        # What each model is made of again when the run is over: the same modules, around no weights.
+        self.shells = {}
+        for model in dict.fromkeys([policy.model, *(part for each in others for part in each.children())]):
+            dtypes = [p.dtype for p in model.parameters()]
+            self.shells[model] = rebuilt(model, [p.to("meta") for p in model.parameters()]), dtypes
+            self._divide(model)
 
     def _divide(self, model: nn.Module) -> None:
         """Layer by layer. What is kept and added up is float32; what is computed with has the model's own precision."""
@@ -206,7 +212,8 @@ class Team(Alone):
         mesh = init_device_mesh(self.device.type, (self.size,))
         for part in (*layers, model.float()):
             fully_shard(part, mesh=mesh, mp_policy=precision)
-            part.set_gradient_divide_factor(1.0)
+            part.set_gradient_divide_factor(1.0)  # a sum, and
+            part.set_force_sum_reduction_for_comms(True)  # one that gloo can do too
             self.shards.append(part)
 
     @contextmanager
@@ -221,9 +228,16 @@ class Team(Alone):
             part.set_reshard_after_forward(True, recurse=False)
 
     def finish(self) -> None:
-        if self.shards:
-            parameters = zip(self.policy.model.parameters(), self.dtypes, strict=True)
-            self.policy.model = rebuilt(self.shell, [whole(p.detach()).to(dtype) for p, dtype in parameters])
+        if not self.shards:
+            return
+        again = {
+            model: rebuilt(shell, [whole(p.detach()).to(dtype) for p, dtype in zip(model.parameters(), dtypes)])
+            for model, (shell, dtypes) in self.shells.items()
+        }
+        for owner in self.owners:
+            for name, part in [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]:
+                if isinstance(part, nn.Module) and part in again:
+                    setattr(owner, name, again[part])
 
 
 class Calls(nn.Module):
@@ -245,11 +259,6 @@ def summed(_, bucket):
     total = gradient.float()
     work = dist.all_reduce(total, async_op=True).get_future()
     return work.then(lambda done: done.value()[0].to(gradient.dtype))
-
-
-def _models(module: nn.Module) -> list[nn.Module]:
-    """What of a module is divided by itself: a language model, or the trunk and the head of a critic or a scorer."""
-    return [module] if hasattr(module, "config") else list(module.children())
 
 
 def rebuilt(model: nn.Module, parameters: list[Tensor]) -> nn.Module:
