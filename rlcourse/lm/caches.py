@@ -53,13 +53,23 @@ class TransformersCache:
 
 
 def can_be_recorded(model) -> bool:
-    """Has a step of this model one shape always? Not with sliding windows, nor where tokens choose experts."""
+    """Is a step of this model the same kernels always?
+
+    Not with sliding windows, nor where tokens choose experts, nor where weights lie on several GPUs, nor where
+    the rotary embedding looks how long the text has become.
+    """
     config = model.config
-    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {
-        "full_attention"
-    }
-    plain = config._attn_implementation == "sdpa" and model._can_compile_fullgraph
-    return plain and not windows and not has_experts(model)
+    rope = str(getattr(config, "rope_parameters", None))
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return (
+        config._attn_implementation == "sdpa"
+        and model._can_compile_fullgraph
+        and kinds == {"full_attention"}
+        and not getattr(config, "sliding_window", None)
+        and not has_experts(model)
+        and not ("dynamic" in rope or "longrope" in rope)
+        and not type(model).__name__.startswith("FSDP")
+    )
 
 
 class StaticCache(TransformersCache):

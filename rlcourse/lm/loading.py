@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def pockets() -> list[str]:
 
 def load_policy(
     name_or_path: str | Path | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     lora: int | None = None,
     autocast: torch.dtype | str | None = None,
@@ -68,7 +69,10 @@ def load_policy(
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_why_not(name, found or Path(name).is_dir(), error)) from None
     except (torch.OutOfMemoryError, MemoryError):
-        raise ValueError(f"Out of memory while {name} was loaded in {str(dtype)[6:]}. {SMALLER}") from None
+        raise ValueError(
+            f"Out of memory while {name} was loaded in {str(dtype)[6:]}. dtype='bfloat16' takes half of float32, "
+            "lora=16 a quarter in training; else take a smaller model."
+        ) from None
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -77,12 +81,14 @@ def load_policy(
     return Policy(_with_adapter(model, lora) if lora else model, tokenizer, name, autocast)
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)  # a device may be known and not be here
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f'There is no device {name!r} here: pass "cpu", or "cuda" where there is a GPU') from None
+        raise ValueError(
+            f"There is no device {name!r} here: 'cpu' is always, 'cuda' where a GPU is"
+        ) from None
     return device
 
 
@@ -101,12 +107,12 @@ def _with_adapter(model, rank: int):
         raise ValueError("lora needs the package peft: pip install 'rlcourse[lora]'") from None
     # alpha = 2 * rank and every linear layer but the head: the usual start; dropout would blur the log-probs
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        return get_peft_model(model, config)
 
 
 # ---- what stands in the way
-
-SMALLER = "What takes less: dtype='bfloat16', and in training lora=16; or a smaller model."
 
 
 def _check_causal(config) -> None:
@@ -127,20 +133,24 @@ def _check_memory(name: str, config, dtype: torch.dtype, device: torch.device) -
 
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, dtype=dtype).parameters())
-    for place in {"cpu", device.type}:  # weights pass through the CPU's memory on their way
-        free, bytes_ = _free(place), dtype.itemsize
-        if size * bytes_ > free:
+    need = size * dtype.itemsize
+    for place in {torch.device("cpu"), device}:  # weights pass through the CPU's memory on their way
+        free = _free(place)
+        if need > free:
+            fits = size * 2 <= free
             raise TooLittleMemory(
-                f"{name} has {size / 1e9:.2g} billion parameters, which take {size * bytes_ / 1e9:.1f} GB in "
-                f"{str(dtype)[6:]}, and {place} has {free / 1e9:.1f} GB free. "
-                + (f"In bfloat16 it takes {size * 2 / 1e9:.1f} GB. " if bytes_ > 2 and size * 2 <= free else "")
-                + f"To load, a model may have {free / 2e9:.2g} billion parameters here (dtype='bfloat16'), to train a "
-                f"quarter of that, or with lora=16 nearly all."
+                f"{name} takes {need / 1e9:.3g} GB in {str(dtype)[6:]}, and {place} has {free / 1e9:.3g} GB free: "
+                + (
+                    f"dtype='bfloat16' takes {size * 2 / 1e9:.3g} GB, and "
+                    if fits
+                    else "take a smaller model; "
+                )
+                + "to train, lora=16 takes little more, where all weights take four times as much."
             )
 
 
-def _free(place: str) -> int:
-    return torch.cuda.mem_get_info()[0] if place == "cuda" else psutil.virtual_memory().available
+def _free(place: torch.device) -> int:
+    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -27,6 +27,7 @@ from rlcourse.lm.rollout import Rollout
 from rlcourse.tensors import entropy as entropy_of
 from rlcourse.tensors import token_logprobs
 
+
 class Policy:
     """A causal language model of transformers with its tokenizer.
 
@@ -62,7 +63,7 @@ class Policy:
     @property
     def context(self) -> int:
         """How many tokens a prompt and its answer may have together."""
-        return getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return self.model.config.max_position_embeddings
 
     @property
     def pocket(self) -> bool:
@@ -87,7 +88,7 @@ class Policy:
     def base(self) -> Policy:
         """The model below the adapter: what it was before training, at no memory, for the weights are shared."""
         if not self.adapted:
-            raise ValueError(f"{self.name} has no adapter to leave off; keep policy.copy() from before training")
+            raise ValueError(f"{self.name} has no adapter to leave off: keep a copy() from before training")
         twin = copy.copy(self)
         twin._adapter_off = True
         return twin
@@ -206,8 +207,7 @@ class Policy:
                     self.model, r.prompt_tokens, r.prompt_mask, r.owner, r.tokens, r.mask, self.recomputes
                 )
             else:
-                experts = torch.cat([r.prompt_routing[r.owner], r.routing], 1).flatten(0, 1) if replay else None
-                with routing.replayed(self.model, experts) if replay else nullcontext():
+                with routing.replayed(self.model, r.experts()) if replay else nullcontext():
                     states, logits = self._whole(r)
         logits = logits.float()  # whatever the weights are
         return states, logits if r.temperature == 1 else logits / r.temperature
@@ -252,7 +252,8 @@ class Policy:
         with self._as_set(), routing.recorded(self.model) as chosen:
             self._whole(rollout)
         experts = chosen().unflatten(0, (len(rollout), -1))
-        first = (rollout.owner[None] == torch.arange(len(rollout.prompts))[:, None]).int().argmax(1)
+        prompts = torch.arange(len(rollout.prompts), device=self.device)
+        first = (rollout.owner[None] == prompts[:, None]).int().argmax(1)
         width = rollout.prompt_tokens.shape[1]
         rollout.prompt_routing, rollout.routing = experts[first, :width], experts[:, width:]
 
@@ -292,11 +293,12 @@ class Policy:
         finished = torch.zeros(B, dtype=torch.bool, device=self.device)
 
         make_cache = self._cache()
-        # To look who has finished makes a GPU wait, and to drop rows has it start a new recording: seldom there.
-        look_every, crowd = (16, 0.5) if make_cache is StaticCache else (1, 0.8)
+        # Moving the cache costs too: not for every single row. And a GPU waits when one looks who has finished.
+        look_every, few = (16, 0.5) if make_cache is StaticCache else (1, 0.8)
+        rows = torch.arange(B, device=self.device)  # who is still being computed
         with self._as_set():
             cache = make_cache(self.model, prompt_tokens, prompt_mask, owner, max_tokens)
-            logits, rows = cache.logits, torch.arange(B, device=self.device)  # rows: who is still being computed
+            logits = cache.logits
             for t in range(max_tokens):
                 logits = truncated(logits.float() / temperature, top_k, top_p)
                 token = logits.argmax(-1) if greedy else draw(logits.softmax(-1), generator)
@@ -312,12 +314,13 @@ class Policy:
                     alive = (~finished[rows]).nonzero().squeeze(1)
                     if len(alive) == 0:
                         break
-                    if len(alive) <= crowd * len(rows):  # moving the cache costs too: not for every single row
+                    if len(alive) <= few * len(rows):
                         rows, token = rows[alive], token[alive]
                         cache.keep(alive)
                 logits = cache.step(token)
 
-        T = int(mask.sum(1).max())
+        lengths = mask.sum(1).tolist()
+        T = max(lengths)
         tokens, mask = tokens[:, :T], mask[:, :T]
         return Rollout(
             prompts=list(prompts),
@@ -329,7 +332,7 @@ class Policy:
             logp=logp[:, :T].masked_fill(~mask, 0.0),
             entropy=entropy[:, :T].masked_fill(~mask, 0.0),
             finished=finished,
-            texts=[self.decode(row[: int(n)]) for row, n in zip(tokens.tolist(), mask.sum(1), strict=True)],
+            texts=[self.decode(row[:n]) for row, n in zip(tokens.tolist(), lengths, strict=True)],
             temperature=temperature,
             max_tokens=max_tokens,
         )
