@@ -151,6 +151,11 @@ def test_sums_are_asked_in_words_with_the_same_dials():
     )
 
 
+def test_sums_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match="2 terms or more, of 1 to 9 digits; got 1 of 2"):
+        SumsInWords(terms=1)
+
+
 def test_what_is_paid_is_the_right_number_in_a_box_and_nothing_else():
     texts = [
         r"17 + 25 = 42, 42 + 48 = 90. \boxed{90}", r"\boxed{90.0}", r"17 + 25 + 48 = 90", r"\boxed{91}",

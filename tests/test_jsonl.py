@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -190,7 +191,7 @@ def test_an_answer_is_the_same_number_or_the_same_text(file, answer, text, right
 @given(st.text() | st.text(alphabet="\\boxed{}#0123456789.,-/ \n$", max_size=60))
 def test_no_response_at_all_raises(text):
     task = object.__new__(Questions)
-    assert final(text) is not None and normal(text) == normal(normal(text))
+    assert len(normal(final(text))) <= 3 * len(text)  # ß is casefolded to ss, ΐ to three
     for wanted in ("7", "Paris"):
         task.read(Question("?", wanted), text)
     assert task.answer_of(text) != ""
@@ -241,7 +242,11 @@ def test_a_part_that_is_empty_or_unknown_is_said(file):
 
 def test_its_repr_rebuilds_it_and_a_pocket_is_turned_away(file):
     task = Questions(file(GSM8K), part="train", max_tokens=99)
-    assert eval(repr(task), {"Questions": Questions}) == task
+    assert (
+        eval(repr(task), {"Questions": Questions})
+        == task
+        == Questions(Path(task.path), "train", max_tokens=99)
+    )
     assert suited(task, OTHER) is task
     with pytest.raises(ValueError, match="Questions is asked in plain English"):
         suited(task, POCKET)

@@ -374,7 +374,8 @@ def read_facets(ticket: Ticket, reply: str) -> Facets:
     """Read any text, also what no table could have made, as a reply to the ticket."""
 
     def kind_of(sentence: str) -> str:
-        named = {word for word in re.findall(r"[A-Za-z]+", sentence) if word in SLOT_OF}
+        words = re.findall(r"[A-Za-z]+", sentence)
+        named = {word: SLOT_OF[word] for word in words if word in SLOT_OF}
         # "{" would let a reply pass the template itself off as an action.
         kind = KIND.get(_shape(sentence), "broken") if "{" not in sentence else "broken"
         if kind == "broken" and ticket.in_words:
@@ -382,10 +383,8 @@ def read_facets(ticket: Ticket, reply: str) -> Facets:
             kind = "filler" if kind in english.GOES_WITH.get(ticket.intent, ()) else kind
         if kind not in INTENTS:
             return kind
-        mixed_up = {SLOT_OF[word] for word in named} - {
-            SLOT_OF[word] for word in named & {*ticket.slots.values()}
-        }
-        return "right action" if kind == ticket.intent and not mixed_up & {*ticket.slots} else "wrong action"
+        meant = all(value in named or slot not in named.values() for slot, value in ticket.slots.items())
+        return "right action" if kind == ticket.intent and meant else "wrong action"
 
     if ticket.in_words:
         sentences = english.sentences(reply)

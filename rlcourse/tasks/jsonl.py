@@ -60,7 +60,7 @@ class Row(NamedTuple):
                     f'list with one message {{"role": "{role}", "content": "..."}}; rlcourse asks once, with the '
                     f"user's message alone. It is {json.dumps(value)[:100]}"
                 )
-        for said in filter(None.__ne__, (asked, text)):
+        for said in [each for each in (asked, text) if each is not None]:
             if not said.strip():
                 raise ValueError(f"{self.where}: {json.dumps(name)} is empty")
             if re.search("[\ud800-\udfff]", said):
@@ -131,7 +131,7 @@ class Questions(InWords):
     time, whatever else is in the file. `instruction` follows every question; pass "" if yours say all that is needed.
     """
 
-    path: str
+    path: str | Path
     part: str = "all"  # or "train", "test"
     instruction: str = STEP_BY_STEP
     max_tokens: int = 512
@@ -153,8 +153,8 @@ class Questions(InWords):
                 "for testing, by chance. Add questions, or bring a file for each part"
             )
         object.__setattr__(self, "path", str(self.path))
-        asked = (Question(f"{q.prompt}\n{self.instruction}".strip(), q.answer) for q in chosen)
-        object.__setattr__(self, "questions", tuple(asked))
+        more = f"\n{self.instruction}" if self.instruction else ""
+        object.__setattr__(self, "questions", tuple(Question(q.prompt + more, q.answer) for q in chosen))
 
     @staticmethod
     def _question(row: Row) -> Question:

@@ -207,6 +207,9 @@ class SumsInWords(InWords):
 
     __repr__ = shown
 
+    def __post_init__(self):
+        Sums(self.terms, self.digits)  # knows which sums there are
+
     def draw(self, rng: random.Random) -> SumInWords:
         return SumInWords(Sums(self.terms, self.digits).draw(rng).terms)
 
