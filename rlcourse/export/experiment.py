@@ -18,6 +18,7 @@ from rlcourse.lm import pockets
 from rlcourse.methods.corrections import TIS, Correction
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.training import named
+from rlcourse.training.checkpoint import checkpoints
 from rlcourse.training.online import stream
 
 
@@ -73,8 +74,12 @@ class Experiment:
 
     @property
     def model(self) -> str | Path:
-        """The model's name; or the folder beside the script into which a pocket is written, which no hub has."""
-        return Path("model") if self.pocket else self.config["policy"]
+        """The model's name, or its folder; a pocket, which no hub has, is written beside the script."""
+        if self.pocket:
+            return Path("model")
+        if (folder := Path(self.config["policy"])).is_dir():
+            return str((checkpoints(folder) or [folder])[-1].resolve())
+        return self.config["policy"]
 
     @property
     def processes(self) -> int:
