@@ -63,8 +63,8 @@ from floor import floor, where_time_goes
 from transformers import AutoConfig, AutoModelForCausalLM, logging
 
 from rlcourse.lm import Policy, load_policy
-from rlcourse.lm.pocket import build_tokenizer
 from rlcourse.lm.loading import POCKETS
+from rlcourse.lm.pocket import build_tokenizer
 from rlcourse.methods import DPO, GRPO
 from rlcourse.tasks import Helpdesk, Sums
 from rlcourse.tasks.annotators import Pair

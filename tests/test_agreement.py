@@ -43,7 +43,9 @@ def test_kappa_by_hand():
     second = "y" * 20 + "n" * 15 + "n" * 5 + "y" * 10
     assert cohens_kappa(first, second) == pytest.approx(0.4)
     assert cohens_kappa([1, 0, 1, 0], [0, 1, 0, 1]) == -1  # always the opposite
-    assert cohens_kappa("aaab", "aaba") == pytest.approx((0.5 - 0.625) / 0.375)  # half the same, and worse than chance
+    assert cohens_kappa("aaab", "aaba") == pytest.approx(
+        (0.5 - 0.625) / 0.375
+    )  # half the same, and worse than chance
     assert cohens_kappa("aa", "bb") == 0  # never the same, as chance would have it
 
 
@@ -55,7 +57,11 @@ def test_kappa_knows_no_first_no_order_and_no_names_and_is_at_most_1(first, data
         return
     kappa = cohens_kappa(first, second)
     assert kappa <= 1 and (kappa == 1) == (first == second)
-    assert kappa == pytest.approx(cohens_kappa(second, first)) == pytest.approx(cohens_kappa(first[::-1], second[::-1]))
+    assert (
+        kappa
+        == pytest.approx(cohens_kappa(second, first))
+        == pytest.approx(cohens_kappa(first[::-1], second[::-1]))
+    )
     renamed = {"a": "c", "b": "a", "c": "b"}
     assert kappa == pytest.approx(cohens_kappa([renamed[x] for x in first], [renamed[x] for x in second]))
     # by hand: against every pairing of one's labels with the other's
@@ -73,7 +79,9 @@ def test_kappa_of_independent_judges_is_about_0_where_their_agreement_is_high():
 def test_kappa_beside_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     for seed in range(5):
-        first, second = (torch.randint(3, (40,), generator=torch.Generator().manual_seed(s)) for s in (seed, seed + 9))
+        first, second = (
+            torch.randint(3, (40,), generator=torch.Generator().manual_seed(s)) for s in (seed, seed + 9)
+        )
         expected = metrics.cohen_kappa_score(first.numpy(), second.numpy())
         assert cohens_kappa(first.tolist(), second.tolist()) == pytest.approx(expected)
 
@@ -147,7 +155,12 @@ def test_calibration_by_hand():
     (low, was, n), (high, also, m) = calibration(predicted, happened, bins=2)
     assert (low, was, n) == (pytest.approx(0.3), 0.5, 2) and (high, also, m) == (pytest.approx(0.8), 0.0, 3)
     assert calibration_error(predicted, happened, bins=2) == pytest.approx((2 * 0.2 + 3 * 0.8) / 5)
-    assert [n for *_, n in calibration(predicted, happened, bins=10)] == [1, 1, 1, 2]  # 0.9 and 1.0 share the last
+    assert [n for *_, n in calibration(predicted, happened, bins=10)] == [
+        1,
+        1,
+        1,
+        2,
+    ]  # 0.9 and 1.0 share the last
 
 
 @quickly
@@ -196,7 +209,10 @@ def test_a_bootstrap_interval_is_the_normal_one_where_that_holds():
 
 def test_a_bootstrap_draws_whole_rows():
     ours = draws(2, 50)
-    assert bootstrap(win_rate, ours, ours - 1, draws=50) == (1.0, 1.0)  # better in every row, whichever are drawn
+    assert bootstrap(win_rate, ours, ours - 1, draws=50) == (
+        1.0,
+        1.0,
+    )  # better in every row, whichever are drawn
 
 
 # ---- rejection sampling
@@ -204,7 +220,9 @@ def test_a_bootstrap_draws_whole_rows():
 
 def test_right_answers_are_kept_each_text_once_a_prompt():
     policy = Policy(build("llama"), characters())
-    rollout = policy.answered(["1+", "1+", "1+", "1+", "2+", "2+"], ["1", "2", "1", "3", "1", "1"])[[0, 1, 2, 3, 4, 5]]
+    rollout = policy.answered(["1+", "1+", "1+", "1+", "2+", "2+"], ["1", "2", "1", "3", "1", "1"])[
+        [0, 1, 2, 3, 4, 5]
+    ]
     rollout.owner, rollout.prompts = tensor([0, 0, 0, 0, 1, 1]), ["1+", "2+"]
     rollout.correct = tensor([True, False, True, True, False, True])
     assert right_and_distinct(rollout) == [0, 3, 5]
@@ -246,7 +264,11 @@ def test_the_kl_of_best_of_n_is_below_its_bound_whatever_the_policy(n, seed):
 @pytest.mark.parametrize("n", [2, 4, 16])
 def test_the_bound_is_reached_by_many_answers_each_unlikely_by_itself(n):
     gaps = []
-    for size in (10, 1000, 100_000):  # all equally likely: the best of n is at most the i-th with (i / size)^n
+    for size in (
+        10,
+        1000,
+        100_000,
+    ):  # all equally likely: the best of n is at most the i-th with (i / size)^n
         below = torch.arange(size + 1, dtype=torch.float64) / size
         law = below[1:] ** n - below[:-1] ** n
         gaps.append(best_of_n_kl(n) - (law * (law * size).log()).sum().item())

@@ -17,7 +17,9 @@ from rlcourse.tasks import Annotator, Demonstration, Helpdesk, Pair, Ranking, Ve
 from rlcourse.tasks.annotators import demonstrated, near_duplicate, overlap
 from rlcourse.tasks.helpdesk import Facets, Ticket, draw_ticket, gold_score, read_facets
 
-LAMP = Ticket("damaged_item", "calm", "The lamp from order 4821 came broken.", {"order": "4821", "product": "lamp"})
+LAMP = Ticket(
+    "damaged_item", "calm", "The lamp from order 4821 came broken.", {"order": "4821", "product": "lamp"}
+)
 SENT = "I have sent a new lamp for order 4821 today."
 PERFECT = f"Hello! I am sorry about this. {SENT} Have a nice day."  # 3.0
 FAIR = f"Hello! {SENT} Have a nice day."  # 2.2: no apology
@@ -60,7 +62,9 @@ def test_the_replies_that_are_compared_here_are_worth():
 
 @pytest.mark.parametrize("temperature", [0.3, 0.5, 2.0])
 @pytest.mark.parametrize(
-    ("first", "second"), [(PERFECT, FAIR), (PLAIN, FAIR), (PERFECT, PLAIN), (FAIR, FAIR)], ids=lambda r: str(len(r))
+    ("first", "second"),
+    [(PERFECT, FAIR), (PLAIN, FAIR), (PERFECT, PLAIN), (FAIR, FAIR)],
+    ids=lambda r: str(len(r)),
 )
 def test_the_better_reply_is_chosen_with_the_sigmoid_of_the_difference_over_the_temperature(
     first, second, temperature
@@ -144,7 +148,12 @@ def test_overlap_by_hand():
     assert overlap("a b c d", "a b c e") == 0.5
     assert overlap("a b c", "c b a") == 0 and overlap("a b c", "a b c") == 1
     assert overlap("a b a b", "a b") == 0.5  # ab ba and ab
-    assert overlap("a", "a") == 1 and overlap("a", "b") == 0 and overlap("", "") == 1 and overlap("a", "a b") == 0
+    assert (
+        overlap("a", "a") == 1
+        and overlap("a", "b") == 0
+        and overlap("", "") == 1
+        and overlap("a", "a b") == 0
+    )
 
 
 def test_near_duplicates_share_more_than_they_may():
@@ -249,13 +258,17 @@ def test_the_share_of_thumbs_up_is_exactly_what_was_asked_for(n, up, expected):
 
 def test_thumbs_up_are_better_than_thumbs_down_and_come_as_they_come(known):
     found = Helpdesk().thumbs(60, annotator=Annotator(temperature=0.0, bar=0.5))
-    assert all(verdict.good == (gold_score(known[verdict.prompt], verdict.response) > 0.5) for verdict in found)
+    assert all(
+        verdict.good == (gold_score(known[verdict.prompt], verdict.response) > 0.5) for verdict in found
+    )
     assert 10 < sum(verdict.good for verdict in found) < 50
 
 
 def test_a_share_that_never_occurs_is_an_error_and_no_endless_loop():
     never = Annotator(temperature=0.0, bar=9.0)
-    with pytest.raises(ValueError, match=r"after 401 tickets there are 0 of the 1 thumbs asked for.*hardly occurs"):
+    with pytest.raises(
+        ValueError, match=r"after 401 tickets there are 0 of the 1 thumbs asked for.*hardly occurs"
+    ):
         Helpdesk().thumbs(1, up=1.0, annotator=never)
 
 
@@ -351,7 +364,9 @@ def test_rewards_belong_to_the_customer_whose_reply_it_is(pocket):
 def test_with_a_judge_the_rewards_are_its_and_gold_is_only_watched(pocket):
     judge = Scorer(pocket.copy())
     with torch.no_grad():
-        judge.head.weight.copy_(torch.randn(1, judge.head.in_features, generator=torch.Generator().manual_seed(0)))
+        judge.head.weight.copy_(
+            torch.randn(1, judge.head.in_features, generator=torch.Generator().manual_seed(0))
+        )
     rollout, grades = graded(pocket, REPLIES, judge=judge, watch="gold")
     with torch.no_grad():
         torch.testing.assert_close(grades["rewards"], judge(rollout))
@@ -362,7 +377,9 @@ def test_with_a_judge_the_rewards_are_its_and_gold_is_only_watched(pocket):
 
 def test_what_is_watched_is_noted_beside_the_reward(pocket):
     sorry = f"I am sorry about this. I am sorry about this. {SENT}"
-    _, grades = graded(pocket, [sorry, SENT], watch=("apologies", "extra_apologies", "words", "repeats", "gold"))
+    _, grades = graded(
+        pocket, [sorry, SENT], watch=("apologies", "extra_apologies", "words", "repeats", "gold")
+    )
     assert grades.keys() == {"rewards", "correct", "apologies", "extra_apologies", "words", "repeats", "gold"}
     assert grades["apologies"].tolist() == [2, 0] and grades["extra_apologies"].tolist() == [1, 0]
     assert grades["words"].tolist() == [20, 10] and grades["repeats"].tolist() == [1, 0]
@@ -372,7 +389,9 @@ def test_what_is_watched_is_noted_beside_the_reward(pocket):
 
 @pytest.mark.parametrize("watch", ["goold", ("gold", "order"), ("apology",)])
 def test_what_cannot_be_watched_is_named(watch):
-    with pytest.raises(ValueError, match="Helpdesk cannot watch (goold|order|apology): it knows gold, apologies, "):
+    with pytest.raises(
+        ValueError, match="Helpdesk cannot watch (goold|order|apology): it knows gold, apologies, "
+    ):
         Helpdesk(watch=watch)
 
 
@@ -416,8 +435,12 @@ def test_a_report_is_the_mean_of_everything_the_task_says_and_the_kl_from_a_refe
     assert own["kl"] == pytest.approx(0, abs=1e-4)
     other = load_policy("pocket-direct")
     with torch.no_grad():
-        drift = (pocket.score(rollout) - other.score(rollout)).masked_fill(~rollout.mask, 0).sum(1).mean().item()
-    assert report(pocket, Helpdesk(), problems=24, reference=other)["kl"] == pytest.approx(drift, abs=1e-3) != 0
+        drift = (
+            (pocket.score(rollout) - other.score(rollout)).masked_fill(~rollout.mask, 0).sum(1).mean().item()
+        )
+    assert (
+        report(pocket, Helpdesk(), problems=24, reference=other)["kl"] == pytest.approx(drift, abs=1e-3) != 0
+    )
 
 
 @pytest.mark.parametrize("up", [-0.1, 1.5])

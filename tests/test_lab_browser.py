@@ -62,12 +62,18 @@ def lab(tmp_path_factory):
     lay_out, start = re.findall(r"^.*-m (?:rlcourse\.bookmaking\.workbook|jupyterlab).*$", recipe, re.M)
     # a reader's shell: nothing of pytest in it, and this copy's library before the installed one
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    env |= {"PYTHONPATH": str(home), "JUPYTER_CONFIG_DIR": str(home / "jupyter"), "IPYTHONDIR": str(home / "ipython")}
+    env |= {
+        "PYTHONPATH": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
     subprocess.run(shlex.split(lay_out), cwd=home, env=env, check=True, capture_output=True)
     port = free_port()
     for_the_test = ["--no-browser", f"--port={port}", "--expose-app-in-browser", "--IdentityProvider.token="]
     with open(home / "log", "w") as log:
-        server = subprocess.Popen([*shlex.split(start), *for_the_test], cwd=home, env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [*shlex.split(start), *for_the_test], cwd=home, env=env, stdout=log, stderr=log
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(900):
@@ -98,7 +104,8 @@ def tab(browser, lab):  # noqa: F811
 def texts(outputs: list[dict]) -> str:
     """What a cell has printed and shown, as text."""
     return "\n".join(
-        "".join(each.get("text", "")) or "".join(each.get("data", {}).get("text/plain", "")) for each in outputs
+        "".join(each.get("text", "")) or "".join(each.get("data", {}).get("text/plain", ""))
+        for each in outputs
     )
 
 
@@ -162,8 +169,12 @@ def test_the_quiz_widget_records_an_answer(tab, lab):
     assert errors(tab.evaluate(RUN)) == []
     tab.evaluate(SHOW, "quiz_widget()")
     card = queue(cards(), [], datetime.now(UTC))[0]
-    said = "(n) => (document.body.innerText.match(/They go on asking|Often said, and wrong/g) || []).length >= n"
-    for number, _ in enumerate(steps(card), 1):  # the answer, and each follow-up: one click, and wait for its text
+    said = (
+        "(n) => (document.body.innerText.match(/They go on asking|Often said, and wrong/g) || []).length >= n"
+    )
+    for number, _ in enumerate(
+        steps(card), 1
+    ):  # the answer, and each follow-up: one click, and wait for its text
         tab.get_by_role("button", name=re.compile("Show the answer|Go on")).click()
         tab.wait_for_function(said, arg=number)
     tab.get_by_role("button", name="3 good").click()

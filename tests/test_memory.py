@@ -60,8 +60,11 @@ def built(shape: Architecture, **more):
     if shape.experts > 1:
         return Qwen3MoeForCausalLM(
             Qwen3MoeConfig(
-                **config(shape), moe_intermediate_size=shape.ffn, num_experts=shape.experts,
-                num_experts_per_tok=shape.experts_per_token, **more,
+                **config(shape),
+                moe_intermediate_size=shape.ffn,
+                num_experts=shape.experts,
+                num_experts_per_tok=shape.experts_per_token,
+                **more,
             )  # fmt: skip
         )
     if shape.qk_norm:
@@ -177,7 +180,9 @@ def test_checkpointing_keeps_a_layers_input_and_one_layer_by_hand():
 
 def test_the_cache_is_transformers_own():
     with torch.no_grad():
-        cache = built(TINY)(torch.zeros(3, 7, dtype=torch.long), past_key_values=DynamicCache()).past_key_values
+        cache = built(TINY)(
+            torch.zeros(3, 7, dtype=torch.long), past_key_values=DynamicCache()
+        ).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert held == 3 * 7 * TINY.cache(4)
     assert memory(TINY, "GRPO", precision="fp32", batch=3, prompt=5, response=2).column("KV cache") == held
@@ -230,7 +235,9 @@ def test_lora_leaves_no_optimizer_state_for_frozen_weights():
         row = lora.cells[name]
         assert (row["gradients"], row["moments"], row["master"]) == (2 * adapter, 8 * adapter, 4 * adapter)
         assert row["weights"] == whole.cells[name]["weights"] + 2 * adapter
-        assert row["activations"] == whole.cells[name]["activations"]  # gradients still flow through every layer
+        assert (
+            row["activations"] == whole.cells[name]["activations"]
+        )  # gradients still flow through every layer
     assert lora.row("reference") == 0  # the policy with its adapter off
     assert lora.row("reward") == whole.row("reward")
 
@@ -273,7 +280,9 @@ def counted(shape: Architecture, backward: bool) -> dict[str, int]:
         logits = model(torch.zeros(2, 32, dtype=torch.long), use_cache=False).logits
         if backward:
             logits.sum().backward()
-    return {str(kind).removeprefix("aten."): flops for kind, flops in counter.get_flop_counts()["Global"].items()}
+    return {
+        str(kind).removeprefix("aten."): flops for kind, flops in counter.get_flop_counts()["Global"].items()
+    }
 
 
 def test_forward_is_two_operations_a_weight_and_a_token():
@@ -303,7 +312,9 @@ def test_six_n_d():
 
 def test_lora_spares_the_gradients_of_the_weights():
     whole, lora = (
-        compute(TINY, "GRPO", prompt=16, response=0, checkpointing=False, lora=rank).cells["policy"]["learning"]
+        compute(TINY, "GRPO", prompt=16, response=0, checkpointing=False, lora=rank).cells["policy"][
+            "learning"
+        ]
         for rank in (0, 8)
     )
     assert whole - lora == TINY.forward(8 * 16, 0)
@@ -311,7 +322,10 @@ def test_lora_spares_the_gradients_of_the_weights():
 
 def test_nothing_is_sampled_offline_and_only_learners_learn():
     dpo, ppo = compute(TINY, "DPO"), compute(TINY, "PPO")
-    assert dpo.column("sampling") == 0 and dpo.cells["policy"]["scoring"] == 0 < dpo.cells["reference"]["scoring"]
+    assert (
+        dpo.column("sampling") == 0
+        and dpo.cells["policy"]["scoring"] == 0 < dpo.cells["reference"]["scoring"]
+    )
     assert [name for name, row in ppo.cells.items() if row["learning"]] == ["policy", "critic"]
     assert [name for name, row in ppo.cells.items() if row["sampling"]] == ["policy"]
     assert ppo.cells["critic"]["scoring"] < ppo.cells["reference"]["scoring"]  # no output layer

@@ -35,7 +35,10 @@ def test_each_position_has_a_picture_whose_words_name_it(explorer, positions, st
     slider, stack = explorer().children
     assert len(slider.options) == len(stack.children) == positions
     said = [re.search(r'alt="([^"]*)"', frame.value)[1] for frame in stack.children]
-    assert all(f" {label}" in words for (label, _), words in zip(slider.options, said)) and len(set(said)) == positions
+    assert (
+        all(f" {label}" in words for (label, _), words in zip(slider.options, said))
+        and len(set(said)) == positions
+    )
     assert slider.label == start and stack.selected_index == slider.index
     pictures = {re.search(r'base64,([^"]+)"', frame.value)[1] for frame in stack.children}
     assert len(pictures) == positions  # no two positions show the same
@@ -133,7 +136,9 @@ def test_a_frame_shows_the_same_in_few_colours_and_fewer_bytes():
     best_of.draw(4, scores, scores).savefig(buffer, format="png")
     small = in_palette(buffer.getvalue())
     assert len(small) < len(buffer.getvalue()) / 2
-    a, b = (np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int) for png in (buffer.getvalue(), small))
+    a, b = (
+        np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int) for png in (buffer.getvalue(), small)
+    )
     # of 255: the small orange dot keeps its colour, and large areas theirs
     assert np.abs(a - b).max() < 40 and np.abs(a - b).mean() < 0.5
     shown = best_of_explorer(scores, scores).children[1].children[0].value

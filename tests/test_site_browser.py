@@ -146,7 +146,9 @@ def test_every_formula_is_set(visits):
 def test_every_widget_is_drawn_and_every_explorer_shows_its_picture_without_a_kernel(visits):
     assert {name: seen for name, seen in visits.items() if seen["drawn"] < seen["widgets"]} == {}
     chapters = {name: seen["pictures"] for name, seen in visits.items() if name.startswith("chapters/")}
-    assert {name for name, pictures in chapters.items() if not pictures} <= {"chapters/01_rlhf.html"}  # it has none
+    assert {name for name, pictures in chapters.items() if not pictures} <= {
+        "chapters/01_rlhf.html"
+    }  # it has none
 
 
 def test_no_page_is_wider_than_a_phone(visits):

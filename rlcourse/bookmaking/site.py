@@ -199,7 +199,9 @@ def contents(book: Path) -> str:
     return "\n\n".join(lists)
 
 
-NEEDS_KERNEL = "*This one computes as you choose, so it needs a running kernel: `make lab`, and open this page there.*"
+NEEDS_KERNEL = (
+    "*This one computes as you choose, so it needs a running kernel: `make lab`, and open this page there.*"
+)
 
 
 def with_pictures_for_all(notebook: NotebookNode) -> NotebookNode:

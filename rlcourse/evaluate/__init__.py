@@ -8,7 +8,7 @@ from math import comb
 from torch import Tensor
 
 from rlcourse.lm import Policy
-from rlcourse.tasks.ask import ask
+from rlcourse.tasks.ask import ask, suited
 
 
 def pass_at_k(samples: int | Tensor, correct: int | Tensor, k: int) -> float:
@@ -33,6 +33,6 @@ def accuracy(policy: Policy, task, problems: int = 512, seed: int = 0) -> float:
 
     The problems are drawn from a stream of their own: no training seed draws from it.
     """
-    rng = random.Random(f"accuracy/{seed}")
+    task, rng = suited(task, policy), random.Random(f"accuracy/{seed}")
     rollout, _ = ask(policy, task, [task.draw(rng) for _ in range(problems)], seed=seed)
     return rollout.correct.float().mean().item()

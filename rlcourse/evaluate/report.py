@@ -7,7 +7,7 @@ import random
 import torch
 
 from rlcourse.lm import Policy
-from rlcourse.tasks.ask import ask
+from rlcourse.tasks.ask import ask, suited
 from rlcourse.tensors import only
 
 
@@ -19,7 +19,7 @@ def report(
 
     The problems are drawn from a stream of their own: no training seed draws from it.
     """
-    rng = random.Random(f"report/{seed}")
+    task, rng = suited(task, policy), random.Random(f"report/{seed}")
     rollout, grades = ask(policy, task, [task.draw(rng) for _ in range(problems)], seed=seed)
     means = {name: grade.float().mean().item() for name, grade in grades.items()}
     means |= {"length": rollout.lengths.float().mean().item()}

@@ -34,7 +34,10 @@ class Wrong(Exception):
         super().__init__("\n".join([says, *self.lines()]))
 
     def lines(self) -> list[str]:
-        return [f"{label:10s} {value if isinstance(value, str) else readable(value)}" for label, value in self.shown]
+        return [
+            f"{label:10s} {value if isinstance(value, str) else readable(value)}"
+            for label, value in self.shown
+        ]
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,17 @@ class Verdict:
         return {True: "✓", False: "✗", None: "…"}[self.right]
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.mark} {self.exercise}: {self.says}", *(indent(line, "    ") for line in self.shown)])
+        return "\n".join(
+            [f"{self.mark} {self.exercise}: {self.says}", *(indent(line, "    ") for line in self.shown)]
+        )
 
     def _repr_html_(self) -> str:
         colour = {True: "#009E73", False: "#D55E00", None: "#767676"}[self.right]
-        shown = f"<pre style='margin: 0.4em 0 0'>{html.escape(chr(10).join(self.shown))}</pre>" if self.shown else ""
+        shown = (
+            f"<pre style='margin: 0.4em 0 0'>{html.escape(chr(10).join(self.shown))}</pre>"
+            if self.shown
+            else ""
+        )
         return (
             f"<div role='status' style='border-left: 4px solid {colour}; padding: 0.2em 0.8em'>"
             f"<b>{self.mark} {html.escape(self.exercise)}</b>: {html.escape(self.says)}{shown}</div>"
@@ -73,7 +82,9 @@ def check(exercise: str, *answer) -> Verdict:
             raise NotAnswered
         return Verdict(exercise, True, checker(*answer))
     except NotAnswered:
-        return Verdict(exercise, None, "not answered yet. Fill in the cell above, run it, then run this one again.")
+        return Verdict(
+            exercise, None, "not answered yet. Fill in the cell above, run it, then run this one again."
+        )
     except Wrong as wrong:
         if "PYTEST_CURRENT_TEST" in os.environ:
             raise
@@ -145,14 +156,19 @@ def compare(function, given: tuple, expected, mistakes: Mapping[str, object] = {
     computed = {
         says: value(*copy.deepcopy(given)) if callable(value) else value for says, value in mistakes.items()
     }
-    for near in (tolerance, 30 * tolerance):  # the second time for a mistake within a mistake: a forgotten epsilon
+    for near in (
+        tolerance,
+        30 * tolerance,
+    ):  # the second time for a mistake within a mistake: a forgotten epsilon
         for says, value in computed.items():
             if same(got, value, near) and not same(value, expected, near):
                 raise Wrong(says, *shown)
     if shape(got) != shape(expected):
         raise Wrong(f"The shape is {shape(got)}; it should be {shape(expected)}.", *shown)
     if holds_nan(got) and not holds_nan(expected):
-        raise Wrong("There is a NaN in it. NaN times 0 is NaN: choose with torch.where before you compute.", *shown)
+        raise Wrong(
+            "There is a NaN in it. NaN times 0 is NaN: choose with torch.where before you compute.", *shown
+        )
     raise Wrong("Not yet. This input is small enough to do on paper.", *shown)
 
 
@@ -183,7 +199,11 @@ def shape(value) -> str:
 def holds_nan(value) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(holds_nan, value))
-    return value != value if isinstance(value, float) else isinstance(value, torch.Tensor) and bool(value.isnan().any())
+    return (
+        value != value
+        if isinstance(value, float)
+        else isinstance(value, torch.Tensor) and bool(value.isnan().any())
+    )
 
 
 def named(function, given: tuple) -> str:

@@ -76,7 +76,9 @@ class Architecture:
         attention = number * 2 * (self.q + self.kv) + 4 * self.heads  # q, out, k, v; a log-sum-exp a head
         if self.qk_norm:
             norms += (self.q + self.kv) * (4 + number) + 4 * (self.heads + self.kv_heads)
-        expert = 4 * self.ffn + 2 * self.hidden * (self.experts > 1)  # gate, silu, up, product; own in and out
+        expert = 4 * self.ffn + 2 * self.hidden * (
+            self.experts > 1
+        )  # gate, silu, up, product; own in and out
         return norms + attention + number * expert * self.experts_per_token
 
     def cache(self, number: int) -> int:
@@ -186,7 +188,9 @@ class Table:
             rows.append(f"<th scope='row' {style}>{name}</th>{numbers}")
         title = f"<caption style='text-align: left'>{html.escape(self.title)}</caption>"
         table = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table style='border-collapse: collapse'>{title}{table}</table><p>{html.escape(self.note)}</p>"
+        return (
+            f"<table style='border-collapse: collapse'>{title}{table}</table><p>{html.escape(self.note)}</p>"
+        )
 
 
 def described(model: str | Architecture, method: str, **sizes: int) -> Architecture:
@@ -196,7 +200,9 @@ def described(model: str | Architecture, method: str, **sizes: int) -> Architect
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r} here: choose one of {', '.join(METHODS)}.")
     if isinstance(model, str) and model not in MODELS:
-        raise ValueError(f"There is no model {model!r} here: {', '.join(MODELS)}; or describe an Architecture.")
+        raise ValueError(
+            f"There is no model {model!r} here: {', '.join(MODELS)}; or describe an Architecture."
+        )
     return MODELS[model] if isinstance(model, str) else model
 
 
@@ -225,7 +231,9 @@ def memory(
     sizes = dict(devices=devices, batch=batch, prompt=prompt, response=response, lora=lora)
     shape = described(model, method, **sizes)
     if precision not in BYTES or zero not in range(4):
-        raise ValueError(f"precision is {' or '.join(BYTES)} and zero a stage from 0 to 3; got {precision=}, {zero=}.")
+        raise ValueError(
+            f"precision is {' or '.join(BYTES)} and zero a stage from 0 to 3; got {precision=}, {zero=}."
+        )
     each, number = BYTES[precision], BYTES[precision]["weights"]
 
     def stored(kind: str, parameters: int) -> int:
@@ -256,7 +264,9 @@ def memory(
     table = Table(f"{method}, {precision}, ZeRO {zero} on {devices}: memory of one device", "B", cells)
     learning, sampling = table.column("activations") + table.column("logits"), table.column("KV cache")
     peak = readable(table.total - min(learning, sampling), "B")
-    return replace(table, note=f"At most {peak} at one time: it samples, or it learns.") if sampling else table
+    return (
+        replace(table, note=f"At most {peak} at one time: it samples, or it learns.") if sampling else table
+    )
 
 
 def compute(

@@ -8,7 +8,9 @@ def mask(test: str) -> str:
 
 
 def rewards(charge: str = "-b * (x - y)", end: str = "out[-1] += s") -> str:
-    return f"def my_rewards(s, p, r, b):\n    out = [{charge} for x, y in zip(p, r)]\n    {end}\n    return out"
+    return (
+        f"def my_rewards(s, p, r, b):\n    out = [{charge} for x, y in zip(p, r)]\n    {end}\n    return out"
+    )
 
 
 def tilted(weights: str, end: str = "w / w.sum()", best: str = "0.1") -> str:
@@ -28,7 +30,10 @@ MISTAKES = {
         (mask("2 <= i < 6"), "the first case's numbers"),
         (mask("p <= i < p + r + 1 and i < w - 1"), "need not be any padding"),
         (mask("i and p <= i < p + r + 1"), "need not be any prompt"),
-        ("def my_mask(p, r, w): return [p <= i < p + r + 1 for i in range(p + r + 1)]", "The shape is 6 items"),
+        (
+            "def my_mask(p, r, w): return [p <= i < p + r + 1 for i in range(p + r + 1)]",
+            "The shape is 6 items",
+        ),
         (mask("i == p + r"), REST),
         (mask("True"), REST),
     ],

@@ -88,7 +88,10 @@ MISTAKES = {
         (auc(tie="(better.mean() > worse.mean()).float()"), "the mean of the good ones"),
         (auc(end="torch.stack(shares)"), "The shape is (1,)"),
         ("def my_auc(scores, good): return 0.5", "Not yet. This input"),
-        (auc(tie="torch.sigmoid(better - worse)"), "Not yet. This input"),  # a soft AUC: unknown to the checker
+        (
+            auc(tie="torch.sigmoid(better - worse)"),
+            "Not yet. This input",
+        ),  # a soft AUC: unknown to the checker
     ],
     "reward_model.best_of_n": [
         (best("up_to**n"), "Take their differences"),
