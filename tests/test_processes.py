@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import build, characters
 
-from rlcourse import Policy, Scorer, fit, train
+from rlcourse import Policy, Scorer, fit, load_policy, train
 from rlcourse import methods as m
 from rlcourse.tasks import Demonstration, Pair, Verdict
 from rlcourse.tasks.sums import Sum
@@ -177,6 +177,9 @@ def work(task, out):
             found[shard]["bfloat16"] = gradient(ONLINE["sequence"], shard, torch.bfloat16)
             torch.optim.AdamW = adam
             found[shard] |= {f"train {name}": trained(name, shard) for name, _ in chosen(RUNS, shard)}
+        for steps in (2, 3):  # in two goes
+            again = {"shard": True, "out": out / "divided", "resume": True, "steps": steps}
+            found["divided"] = trained("bfloat16", **again)
         found["straight"] = trained("GRPO", out=out / "straight", checkpoint_every=2)
     elif task == "die":
         method, settings = RUNS["GRPO"]
@@ -301,6 +304,16 @@ def test_it_resumes_to_the_numbers_of_the_run_that_nothing_stopped(killed, out, 
         straight = ranks[rank]["straight"]
         assert all(torch.equal(a, b) for a, b in zip(found[0], straight[0], strict=True))
         assert found[1:] == straight[1:]
+
+
+def test_a_divided_run_is_kept_whole_and_resumes_to_the_same_numbers(out, ranks):
+    for rank in ranks:
+        straight, resumed = rank[True]["train bfloat16"], rank["divided"]
+        assert all(torch.equal(a, b) for a, b in zip(resumed[0], straight[0], strict=True))
+        assert resumed[1] == straight[1]
+    model = load_policy(out / "divided" / "step-000003").model  # float32: the masters themselves
+    theirs = [p.bfloat16() for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(theirs, ranks[0]["divided"][0], strict=True))
 
 
 def test_a_resumed_run_keeps_its_number_of_processes(out, killed):

@@ -86,25 +86,13 @@ def fit(
     if compared and reference is None:
         reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        kind="fit",
-        **settings(policy),
-        data=stream(data),
-        method=described(method),
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        max_grad_norm=max_grad_norm,
-        measured_from=fingerprint(reference) if compared else None,
-        seed=seed,
-        shard=shard,
-    )
+        kind="fit", **settings(policy), data=stream(data), method=described(method), epochs=epochs, batch=batch, lr=lr,
+        max_grad_norm=max_grad_norm, measured_from=fingerprint(reference) if compared else None, seed=seed, shard=shard,
+    )  # fmt: skip
     budget = dict(
-        epochs=epochs,
-        micro_batch=micro_batch,
-        gradient_checkpointing=gradient_checkpointing,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-    )
+        epochs=epochs, micro_batch=micro_batch, checkpoint_every=checkpoint_every,
+        gradient_checkpointing=gradient_checkpointing, tensorboard=tensorboard,
+    )  # fmt: skip
 
     if gradient_checkpointing:
         policy.checkpoint_layers()

@@ -104,28 +104,15 @@ def train(
     if reference is None and "ref_logp" in method.needs:
         reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        kind="train",
-        **settings(policy),
-        task=described(task),
-        method=described(method),
-        responses=responses,
-        lr=lr,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        max_grad_norm=max_grad_norm,
+        kind="train", **settings(policy), task=described(task), method=described(method), responses=responses, lr=lr,
+        temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,
         engine=getattr(engine, "__name__", engine and type(engine).__name__),
-        measured_from=fingerprint(reference),
-        seed=seed,
-        shard=shard,
-    )
+        measured_from=fingerprint(reference), seed=seed, shard=shard,
+    )  # fmt: skip
     budget = dict(
-        **({"steps": steps} if steps else {"tokens": tokens}),
-        micro_batch=micro_batch,
-        gradient_checkpointing=gradient_checkpointing,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
-        tensorboard=tensorboard,
-    )
+        **({"steps": steps} if steps else {"tokens": tokens}), micro_batch=micro_batch, sample_every=sample_every,
+        checkpoint_every=checkpoint_every, gradient_checkpointing=gradient_checkpointing, tensorboard=tensorboard,
+    )  # fmt: skip
 
     if gradient_checkpointing:
         policy.checkpoint_layers()

@@ -109,7 +109,7 @@ class Team(Alone):
         import torch.distributed as dist
 
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.policy, self.device, self.last = policy, policy.device, True
+        self.device, self.last = policy.device, True
         if not dist.is_initialized():
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -148,9 +148,7 @@ class Team(Alone):
             yield slice(*(min(mine.start + row, mine.stop) for row in (start, start + size)))
 
     def backward(self, objective: Objective, rows: slice) -> tuple[float, dict[str, Tensor]]:
-        spare = (
-            rows.start == rows.stop
-        )  # nothing left to do here: any row, weighed 0, keeps the others company
+        spare = rows.start == rows.stop  # nothing left here: any row, weighed 0, keeps the others company
         wait = nullcontext() if self.last or self.low or self.shards else self.engine.no_sync()
         with self._contact(), wait:
             loss, metrics = self.engine(objective, slice(0, 1) if spare else rows)
@@ -241,12 +239,10 @@ class Team(Alone):
     def finish(self) -> None:
         if not self.shards:
             return
-        again = {
-            model: rebuilt(
-                shell, [whole(p.detach()).to(dtype) for p, dtype in zip(model.parameters(), dtypes)]
-            )
-            for model, (shell, dtypes) in self.shells.items()
-        }
+        again = {}
+        for model, (shell, dtypes) in self.shells.items():
+            parameters = zip(model.parameters(), dtypes, strict=True)
+            again[model] = rebuilt(shell, [whole(p.detach()).to(dtype) for p, dtype in parameters])
         for owner in self.owners:
             for name, part in [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]:
                 if isinstance(part, nn.Module) and part in again:
