@@ -24,6 +24,7 @@ models/lab, `load_policy("lab")` finds it.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.util
 import json
 import multiprocessing
@@ -42,7 +43,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from filelock import FileLock, Timeout
 
 import rlcourse
 from rlcourse.bookmaking import atomic, card, evidence, lab, stamps
@@ -549,13 +549,12 @@ def main(arguments: list[str] | None = None) -> int:
     job = Job(asked.out.resolve(), asked.minutes, asked.tiny)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part in progress is ended too
     job.out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(job.out / ".lock", timeout=0):  # a part that has lost its parent holds it still
-            code = run(
-                job, {name: part for name, part in PARTS.items() if not asked.only or name in asked.only}
-            )
-    except Timeout:
-        raise SystemExit(f"another gpu.py is at work in {job.out}: wait for it, or end it") from None
+    with (job.out / ".lock").open("w") as lock:
+        try:  # a part inherits the lock, and holds it still where it has outlived a script that was killed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another gpu.py is at work in {job.out}: wait for it, or end it") from None
+        code = run(job, {name: part for name, part in PARTS.items() if not asked.only or name in asked.only})
     if asked.record and code == 0 and not asked.only:
         # without a stamp of code: a GPU is seldom at hand, and the record says which commit it is of
         command = "python benchmarks/gpu.py --out FOLDER --record"

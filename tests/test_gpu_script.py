@@ -1,5 +1,6 @@
 """`lab` and the script for a GPU, with tiny models on the CPU: that they are restartable, and say what is missing."""
 
+import fcntl
 import json
 import os
 import random
@@ -18,9 +19,7 @@ from rlcourse.tasks import sums
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without what takes the time: the tokenizer is the pockets', and the card is not measured."""
-    tokenizer = load_policy("pocket").tokenizer
-    monkeypatch.setattr(lab, "build_tokenizer", lambda texts: tokenizer)
+    """Without the card, which takes the time."""
 
     def described(policy, folder, about, facts, *_):
         policy.save(folder)
@@ -57,12 +56,10 @@ def test_lab_killed_in_its_pretraining_resumes_to_the_same_weights(quick, tmp_pa
     assert not (tmp_path / "killed" / "scores.json").exists()
     assert tiny_lab(tmp_path / "killed") == whole
     assert "goes on from step 2" in capsys.readouterr().out
-    curves = [
-        json.loads((tmp_path / name / "scores.json").read_text())["curve"] for name in ("whole", "killed")
-    ]
-    assert [[(row["step"], row["loss"]) for row in curve] for curve in curves][0] == [
-        (row["step"], row["loss"]) for row in curves[1]
-    ]
+    first, second = (
+        json.loads((tmp_path / name / "scores.json").read_text()) for name in ("whole", "killed")
+    )
+    assert [row["loss"] for row in first["curve"]] == [row["loss"] for row in second["curve"]]
 
 
 def test_lab_stops_when_its_minutes_are_spent(quick, tmp_path):
@@ -237,8 +234,8 @@ def test_two_scripts_do_not_work_in_one_folder(tmp_path, monkeypatch):
         gpu.main(["--out", str(tmp_path), "--tiny"])
     os.kill(part, signal.SIGKILL)
     monkeypatch.setattr(gpu, "PARTS", {"endless": good})
-    while not gone(part):
-        time.sleep(0.02)
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits until the part is dead
     assert gpu.main(["--out", str(tmp_path), "--tiny"]) == 0
 
 
@@ -265,9 +262,9 @@ def test_the_tiny_run_completes_and_is_marked(tiny):
     assert code == 0, {name: part.get("error") for name, part in found["parts"].items()}
     assert found["tiny"] is True and list(found["parts"]) == list(gpu.PARTS)
     assert all("result" in part and part["device"] == "CPU" for part in found["parts"].values())
-    assert (
-        load_policy(out / "lab").model.dtype == torch.bfloat16 or (out / "lab" / "model.safetensors").exists()
-    )
+    assert (out / "lab" / "model.safetensors").exists() and not (
+        out / "lab" / "checkpoint.safetensors"
+    ).exists()
 
 
 def test_the_tiny_run_measures_what_a_real_one_does(tiny):
@@ -322,6 +319,8 @@ def test_the_book_shows_the_record_or_says_that_there_is_none(tmp_path, monkeypa
     assert "Not run here" in box and "benchmarks/gpu.py" in box and box.startswith(">")
 
     rows = [{"how": "generate", "tokens a second": 1234.5}, {"how": "continuous batching", "failed": "no"}]
-    evidence.record("gpu", {"sampling": {"result": {"rows": rows}}}, "a command", modules=(), checkpoints=())
+    evidence.FOLDER.mkdir(parents=True)
+    found = {"result": {"sampling": {"result": {"rows": rows}}}}
+    (evidence.FOLDER / "gpu.json").write_text(json.dumps(found))
     shown = repr(gpu_record.table(gpu_record.record(), "sampling"))
-    assert "tokens a second" in shown and "1.23e+03" not in shown and "1,234" in shown
+    assert "tokens a second" in shown and "1,234" in shown and "no" in shown

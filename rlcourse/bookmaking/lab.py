@@ -24,12 +24,14 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from transformers import AutoTokenizer
 
 from rlcourse.bookmaking.card import describe
 from rlcourse.bookmaking.muon import Optimizer
 from rlcourse.bookmaking.stamps import ROOT
 from rlcourse.lm import Policy
-from rlcourse.lm.pocket import build_model, build_tokenizer
+from rlcourse.lm.loading import POCKETS
+from rlcourse.lm.pocket import build_model
 from rlcourse.tasks import helpdesk, sums
 
 FOLDER = ROOT / "models" / "lab"
@@ -185,8 +187,9 @@ def pretrain_lab(
     report_every, keep_every = (1, 2) if tiny else (REPORT_EVERY, KEEP_EVERY)
     workers = 0 if tiny else min(8, (os.cpu_count() or 1) - 1)
 
-    rng = random.Random(f"{seed}/corpus")
-    tokenizer = build_tokenizer([words for _ in range(20_000) for words in helpdesk.corpus(rng)])
+    tokenizer = AutoTokenizer.from_pretrained(
+        POCKETS / "pocket", model_max_length=shape["max_position_embeddings"]
+    )
     policy = Policy(build(tokenizer, shape, seed).to(device), tokenizer, "lab")
     optimizer = Optimizer(policy, fused=device.type == "cuda")
     text = Text(tokenizer, steps, counts, seed)
