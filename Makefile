@@ -9,7 +9,7 @@ dev     = $(VENV)/.rlcourse-dev
 build   = $(python) -m rlcourse.bookmaking.build
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup lab reset test book site stale pockets bench evidence reproduce
+.PHONY: help venv setup lab reset test book site stale pockets bench gpu evidence reproduce
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,8 +46,11 @@ stale: setup  ## list notebooks and evidence made by other code than today's
 pockets: setup  ## pretrain the pocket models from nothing
 	$(python) -m rlcourse.bookmaking.pretrain
 
-bench: $(dev)  ## seconds a step, beside TRL
+bench: $(dev)  ## seconds a step and memory, beside TRL; with a GPU, on the GPU
 	$(python) benchmarks/speed.py
+
+gpu: $(dev)  ## everything that only a GPU can show: the model lab, its runs, speed (ten minutes, restartable)
+	$(python) benchmarks/gpu.py --out runs/gpu --record
 
 evidence: $(dev)  ## run again, over all seeds, what the chapters claim (some three hours)
 	$(python) benchmarks/grpo_evidence.py
@@ -58,13 +61,16 @@ evidence: $(dev)  ## run again, over all seeds, what the chapters claim (some th
 	$(python) benchmarks/reward_model_evidence.py
 	$(python) benchmarks/dpo_evidence.py
 	$(python) benchmarks/kto_evidence.py
+	$(python) benchmarks/growth.py --record
+	$(python) benchmarks/speed.py --record
 
 reproduce: $(dev)  ## after a change that should change no number: does the evidence come out to the same digits?
 	$(python) benchmarks/reproduce.py
 
 .PHONY: peers
-peers: .venv-peers/.ready  ## compute again, with verl, what the tests compare ours with
+peers: .venv-peers/.ready $(dev)  ## compute again, with verl, what the tests compare ours with
 	.venv-peers/bin/python benchmarks/peers.py
+	$(python) benchmarks/peers_config.py
 
 # verl wants another transformers than we do, so it lives apart (1.4 GB, two minutes)
 .venv-peers/.ready: tests/peers/requirements.txt | $(python)

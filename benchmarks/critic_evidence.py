@@ -19,7 +19,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
-from many_runs import at_its_best_rate, over_seeds, reached
+from many_runs import MACHINERY, at_its_best_rate, over_seeds, reached
 
 TOKENS = 25_000
 LESSONS = 640  # answers that a critic is taught on
@@ -306,6 +306,7 @@ def main() -> None:
         print(f"{name:40s} lr {arm['lr']:g}  before {arm['before'][0]:.2f}  after {arm['after']}", flush=True)
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.kl", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.lm.critic", "rlcourse.tasks.ask", "rlcourse.tasks.sums", "rlcourse.methods.protocol",
         "rlcourse.methods.reinforce", "rlcourse.methods.ppo", "rlcourse.training.online", "rlcourse.evaluate",

@@ -19,7 +19,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from many_runs import at_its_best_rate, over_seeds, reached, together
+from many_runs import MACHINERY, at_its_best_rate, over_seeds, reached, together
 
 TOKENS = {"exam": 60_000, "sums": 25_000, "hard": 30_000}
 SEEDS = (0, 1, 2, 3, 4)
@@ -166,6 +166,7 @@ def main() -> None:
             print(f"{name:28s} lr {arm['lr']:g}  batches {arm['batches']}  after {arm['after']}", flush=True)
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.tasks.ask", "rlcourse.tasks.sums", "rlcourse.methods.ppo", "rlcourse.methods.grpo",
         "rlcourse.methods.dapo", "rlcourse.training.online", "rlcourse.evaluate",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from desk_runs import looked_at, sft
-from many_runs import at_its_best_rate
+from many_runs import MACHINERY, at_its_best_rate
 
 LABELS = 600
 SEEDS = (0, 1, 2, 3, 4)
@@ -125,6 +125,7 @@ def main() -> None:
         print(f"{name:32s} lr {arm['lr']:g}  gold {[round(g, 2) for g in arm['gold']]}", flush=True)
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.kl", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.tasks.helpdesk", "rlcourse.tasks.annotators", "rlcourse.tasks.desk", "rlcourse.tasks.ask",
         "rlcourse.methods.offline", "rlcourse.methods.sft", "rlcourse.methods.reward_model", "rlcourse.methods.dpo",

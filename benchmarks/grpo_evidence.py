@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from many_runs import at_its_best_rate, over_seeds, tenths
+from many_runs import MACHINERY, at_its_best_rate, over_seeds, tenths
 
 TOKENS = 60_000
 SEEDS = (0, 1, 2, 3, 4)
@@ -111,6 +111,7 @@ def main() -> None:
         print(f"{name:40s} lr {arm['lr']:g}  before {arm['before'][0]:.2f}  after {arm['after']}", flush=True)
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.kl", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.tasks.sums", "rlcourse.methods.reinforce", "rlcourse.methods.ppo", "rlcourse.methods.grpo",
         "rlcourse.training.online", "rlcourse.evaluate",

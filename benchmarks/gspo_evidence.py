@@ -17,7 +17,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from many_runs import columns, over_seeds, tenths, together
+from many_runs import MACHINERY, columns, over_seeds, tenths, together
 
 TOKENS = 40_000
 SEEDS = (0, 1, 2, 3, 4)
@@ -209,6 +209,7 @@ def main() -> None:
         return
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.kl", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.lm.routing", "rlcourse.tasks.ask", "rlcourse.tasks.sums", "rlcourse.methods.ppo",
         "rlcourse.methods.grpo", "rlcourse.methods.gspo", "rlcourse.methods.corrections",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from desk_runs import looked_at, sft
-from many_runs import at_its_best_rate
+from many_runs import MACHINERY, at_its_best_rate
 
 VERDICTS = 840
 SEEDS = (0, 1, 2, 3, 4)
@@ -106,6 +106,7 @@ def main() -> None:
         )
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.tasks.helpdesk", "rlcourse.tasks.annotators", "rlcourse.tasks.desk", "rlcourse.tasks.ask",
         "rlcourse.methods.offline", "rlcourse.methods.sft", "rlcourse.methods.reward_model", "rlcourse.methods.dpo",

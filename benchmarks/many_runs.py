@@ -13,6 +13,9 @@ from dataclasses import replace
 from multiprocessing import get_context
 from statistics import mean
 
+# What every run goes through, whatever its method: part of the stamp of each file.
+MACHINERY = ["rlcourse.lm.loading", "rlcourse.training.precision", "rlcourse.training.processes"]
+
 
 def together(measure: Callable, specs: Sequence) -> dict:
     """What `measure` returns for each, two processes at a time, one thread each."""

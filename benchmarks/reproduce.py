@@ -20,8 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+from many_runs import MACHINERY
+
 from rlcourse.bookmaking import atomic, stamps
-from rlcourse.bookmaking.evidence import FOLDER, as_text, evidence, rounded
+from rlcourse.bookmaking.evidence import FOLDER, as_text, evidence, module_key, rounded
 from rlcourse.bookmaking.stale import stale
 
 NAMES = ("arena", "critic", "dapo", "dpo", "grpo", "gspo", "kto", "reward_model")
@@ -120,7 +122,7 @@ def reproduce(name: str) -> bool:
         equal.append(run.name)
     path = FOLDER / f"{name}.json"
     file = json.loads(path.read_text())
-    keys = {key for key in file["stamp"] if stamps.fingerprint(key)} | set(stamps.loaded())
+    keys = {key for key in file["stamp"] if stamps.fingerprint(key)} | set(map(module_key, MACHINERY))
     file |= {"stamp": stamps.stamp(keys), "reproduced": [f"{run}, first seed" for run in equal]}
     atomic.write(path, as_text(file))
     return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from desk_runs import FACETS, looked_at, scorer, sft
-from many_runs import columns, together
+from many_runs import MACHINERY, columns, together
 
 SEEDS = (0, 1, 2, 3, 4)  # of the reward models; the first three also train policies
 STEPS = 80
@@ -184,6 +184,7 @@ def main() -> None:
         print(f"{name:24s} {shown} {[round(x, 2) for x in arm[shown]]}", flush=True)
 
     modules = [
+        *MACHINERY,
         "rlcourse.tensors", "rlcourse.kl", "rlcourse.lm.policy", "rlcourse.lm.llama", "rlcourse.lm.rollout",
         "rlcourse.lm.critic", "rlcourse.lm.scorer", "rlcourse.tasks.helpdesk", "rlcourse.tasks.annotators",
         "rlcourse.tasks.desk", "rlcourse.tasks.ask", "rlcourse.methods.offline", "rlcourse.methods.sft",

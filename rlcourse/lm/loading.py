@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from rlcourse.lm.policy import Policy
 
 POCKETS = Path(__file__).parent / "pockets"
+MADE = POCKETS.parents[2] / "models"  # pretrained by the reader, too large to ship: lab
 LOADED: set[str] = set()  # the pockets that this process has loaded: a built notebook is stamped with them
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -43,7 +44,8 @@ def load_policy(
 
     name = str(name_or_path or os.environ.get("RLCOURSE_MODEL") or "pocket")
     shipped = (POCKETS / name / "model.safetensors").exists()
-    folder = str(POCKETS / name) if shipped else name
+    made = (MADE / name / "config.json").exists()
+    folder = str(POCKETS / name if shipped else MADE / name if made else name)
     folder = str(max(Path(folder).glob("step-*"), default=folder))
     where = _device(device)
     dtype = _dtype(dtype) or (torch.float32 if shipped or where.type == "cpu" else torch.bfloat16)
@@ -84,6 +86,8 @@ def load_policy(
 def _device(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" and device.index is None:  # torchrun says which is this process's
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.empty(0, device=device)  # a device may be known and not be here
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"There is no device {name!r} here: pass 'cpu', or 'cuda' with a GPU") from None
@@ -154,6 +158,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _why_not(name: str, found: bool, error: Exception) -> str:
     """One clear sentence for what stands in the way of a model, and what to do."""
+    if name == "lab":
+        return (
+            "lab is not here yet: `python -m rlcourse.bookmaking.pretrain lab` makes it, in minutes on a GPU."
+        )
     known = f"The models that need no download are {', '.join(pockets())}."
     if isinstance(error, TooLittleMemory):
         return str(error)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlcourse.lm import Policy, Rollout
 from rlcourse.tasks.annotators import Annotator, Demonstration, Pair, Ranking, Verdict, near_duplicate
-from rlcourse.tasks.ask import shown
+from rlcourse.tasks.ask import shown, suited
 from rlcourse.tasks.helpdesk import (
     Facets,
     Ticket,
@@ -131,7 +131,8 @@ class Helpdesk:
         if noise is not None:
             annotator = replace(annotator, noise=noise)
         found: list = []
-        for offered, (ticket, replies) in enumerate(self.candidates(k, policy, rng)):
+        desk = suited(self, policy) if policy else self
+        for offered, (ticket, replies) in enumerate(desk.candidates(k, policy, rng)):
             if len(found) == n:
                 break
             if offered > 200 * (n + 1):

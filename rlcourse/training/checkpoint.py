@@ -114,7 +114,7 @@ def _policy(model: Policy | Scorer) -> Policy:
 def _adapter(policy: Policy) -> dict[str, Tensor]:
     """What is trained of a model with an adapter; of any other, nothing: all of it is."""
     trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
-    return trained if getattr(policy, "adapted", False) else {}
+    return trained if policy.adapted else {}
 
 
 def _describe(policy: Policy, folder: Path) -> None:

@@ -48,7 +48,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
     name = ast.unparse(call.func)
     if name not in known:
         there = ", ".join(sorted(known))
-        raise ValueError(f"there is no {kind} {name!r}{_nearest(name, known)}. There are {there}.")
+        raise ValueError(f"there is no {kind} {name!r}{_nearest(name, known)} There are {there}.")
     fields = [field.name for field in dataclasses.fields(known[name]) if field.init]
     if len(call.args) > len(fields):
         raise ValueError(f"{name} takes {len(fields)} settings, and {text!r} gives it {len(call.args)}")
@@ -58,7 +58,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
     for field, value in given.items():
         if field not in fields:
             there = ", ".join(fields)
-            raise ValueError(f"{name} has no setting {field!r}{_nearest(field, fields)}. It has {there}.")
+            raise ValueError(f"{name} has no setting {field!r}{_nearest(field, fields)} It has {there}.")
         try:
             values[field] = _value(value, text, kind, known if isinstance(value, ast.Call) else {})
         except ValueError as error:
@@ -75,7 +75,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
 
 
 def _nearest(word: str, known) -> str:
-    """What may have been meant, if something is near."""
+    """The end of a sentence: what may have been meant, if something is near."""
     spelled = {each.lower(): each for each in known}
     near = get_close_matches(word.lower(), spelled)
-    return f"; did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
+    return f"; did you mean {' or '.join(spelled[each] for each in near)}?" if near else "."

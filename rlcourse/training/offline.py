@@ -24,7 +24,6 @@ from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
-from rlcourse.training.presets import is_pocket
 from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
@@ -78,13 +77,12 @@ def fit(
                 "For a fresh start load it again, or fit a copy().",
                 stacklevel=2,
             )
-    lr = lr if lr is not None else method.pocket_lr if is_pocket(policy) else method.lr
+    lr = lr if lr is not None else method.pocket_lr if policy.pocket else method.lr
 
     examples = as_rollout(policy, data)
     others = mismatched(policy, data, seed) if "reference_kl" in method.needs else None
     compared = "ref_logp" in method.needs
-    if compared and reference is None:
-        reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
+    reference = reference or policy  # asked before the first step, so no copy is needed
     config = dict(
         kind="fit", **settings(policy), data=stream(data), method=described(method), epochs=epochs, batch=batch, lr=lr,
         max_grad_norm=max_grad_norm, measured_from=fingerprint(reference) if compared else None, seed=seed, shard=shard,

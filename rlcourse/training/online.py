@@ -102,7 +102,8 @@ def train(
             stacklevel=2,
         )
     if reference is None and "ref_logp" in method.needs:
-        reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
+        fresh = policy.adapted and not policy.trained  # an adapter that has learned nothing yet is no change
+        reference = policy.base() if fresh else policy.copy()
     config = dict(
         kind="train", **settings(policy), task=described(task), method=described(method), responses=responses, lr=lr,
         temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,

@@ -95,7 +95,7 @@ def team(policy: Policy, others: list[nn.Module], shard: bool = False) -> Alone:
             "shard=True divides a model between processes, and there is one: "
             "torchrun --nproc-per-node 2 script.py starts two"
         )
-    if shard and getattr(policy, "adapted", False):
+    if shard and policy.adapted:
         raise ValueError(
             "shard=True is for training all weights; an adapter's are so few that each process has room"
         )
