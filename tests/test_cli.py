@@ -75,8 +75,10 @@ def failed(capsys, *arguments):
 
 def process(*arguments):
     command = [sys.executable, "-m", "rlcourse.cli", *map(str, arguments)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a shell that runs the tests in the background has them ignore ctrl-C, and what they start too
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        command, env=ENVIRONMENT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
     )
 
 
@@ -278,7 +280,10 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(here, capsys):
     while not list((here / "run").glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    try:
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130 and out == ""
     last = max((here / "run").glob("step-*"))
     assert err.strip() == f"rlcourse: stopped. {last} is kept; go on with: rlcourse resume {here / 'run'}"

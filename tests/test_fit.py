@@ -388,9 +388,13 @@ def test_the_learning_rate_falls_to_0_in_even_steps(monkeypatch):
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
-@pytest.mark.parametrize(("name", "expected"), [("pocket-tiny", 1e-3), ("tiny", 2e-5)])
-def test_without_a_learning_rate_the_methods_own_is_taken_a_pockets_for_a_pocket(name, expected, tmp_path):
-    fit(Policy(build("llama"), characters(), name), demonstrations(4), m.SFT(), out=tmp_path, quiet=True)
+@pytest.mark.parametrize(("vocabulary", "expected"), [(99, 1e-3), (150_000, 2e-5)])
+def test_without_a_learning_rate_the_methods_own_is_taken_a_pockets_for_a_pocket(
+    vocabulary, expected, tmp_path
+):
+    policy = fresh()
+    policy.model.config.vocab_size = vocabulary
+    fit(policy, demonstrations(4), m.SFT(), out=tmp_path, quiet=True)
     assert json.loads((tmp_path / "config.json").read_text())["lr"] == expected
 
 

@@ -285,15 +285,14 @@ def test_what_cannot_be_made_says_why_and_what_is_near(make, text, says):
 # ---- settings by model, errors before any step
 
 
-def test_a_pocket_and_a_large_model_have_settings_of_their_own():
+def test_a_pocket_and_a_large_model_have_settings_of_their_own(monkeypatch):
     pocket = preset(load_policy("pocket"))
     assert (pocket.lr, pocket.responses, pocket.micro_batch) == (3e-4, 128, None)
     large = fresh()
-    large.pocket = False
-    assert preset(large).lr == 1e-6 and preset(large).responses == 32
     large.model.config.vocab_size = 150_000
+    assert preset(large).lr == 1e-6 and preset(large).responses == 32
     assert 1 <= preset(large, max_tokens=256).micro_batch < preset(large, max_tokens=32).micro_batch
-    large.adapted = True
+    monkeypatch.setattr(Policy, "adapted", True)
     assert preset(large).lr == 1e-5
 
 

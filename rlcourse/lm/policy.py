@@ -216,26 +216,31 @@ class Policy:
         """States and logits by one plain forward pass of transformers over prompts and responses together."""
         mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
         states = []
+        # FSDP brings weights back for the gradient of what a model *returns*, so there the states have to be that.
+        divided = type(self.model).__name__.startswith("FSDP")
 
         def scored_only(head, inputs):
             states.append(inputs[0][:, :-1][r.mask])
             # A vocabulary is large: a logit that nobody scores is not computed. Except of a pocket, where it costs
             # little, and where the order of this sum's gradient is in every number of the book.
-            return None if self.pocket else (states[0],)
+            return None if self.pocket or divided else (states[0],)
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(scored_only)
         try:
-            logits = self.model(
+            out = self.model(
                 torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
                 attention_mask=mask.long(),
                 # learned positions end with the context; beyond it is only padding, and a token that is not read
                 position_ids=(mask.cumsum(1) - 1).clamp(0, self.context - 1),
                 logits_to_keep=r.tokens.shape[1] + 1,
+                output_hidden_states=divided,
                 use_cache=False,
-            ).logits
+            )
         finally:
             hook.remove()
-        return states[0], logits[:, :-1][r.mask] if self.pocket else logits
+        if divided:
+            states = [out.hidden_states[-1][:, r.prompt_tokens.shape[1] - 1 : -1][r.mask]]
+        return states[0], out.logits[:, :-1][r.mask] if self.pocket or divided else out.logits
 
     def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
         """Logits / temperature of every real response token, in the order of `tokens[mask]`."""
