@@ -161,12 +161,7 @@ def test_a_cut_answer_is_read_at_its_last_token(kind):
             assert scores[row].item() == pytest.approx(judge.head(states[-1][0, -1]).item(), abs=1e-4)
 
 
-# The token that is asked for behind the EOS has no learned position left. Clamping the positions in
-# `Policy._whole` mends it; then this says so.
-LAST_PLACE = pytest.mark.xfail(strict=True, raises=IndexError, reason="learned positions end with the context")
-
-
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=LAST_PLACE) if k == "gpt2" else k for k in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_may_fill_the_context_to_its_last_place(kind):
     judge, full = scorer(kind), Pair("1" * 50, "2" * (CONTEXT - 51), "3")
     with torch.no_grad():

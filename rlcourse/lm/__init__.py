@@ -1,6 +1,7 @@
 """A language model as a policy: load it, sample from it, score what it said."""
 
-from rlcourse.lm.policy import Policy, load_policy, pockets
+from rlcourse.lm.loading import load_policy, pockets
+from rlcourse.lm.policy import Policy
 from rlcourse.lm.rollout import Rollout
 from rlcourse.lm.scorer import Scorer
 

@@ -15,14 +15,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def fits(model) -> bool:
-    """Is this a plain Llama: SiLU, no biases, no scaled rotary embedding, full attention?"""
+    """Is this a plain Llama: SiLU, no biases, no scaled rotary embedding, full attention?
+
+    By the class's own name: weights that an adapter or an engine for many GPUs has wrapped are not read as they lie.
+    """
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        config.model_type == "llama"
+        type(model).__name__ == "LlamaForCausalLM"
         and config.hidden_act == "silu"
         and not (config.attention_bias or config.mlp_bias)
         and rope.get("rope_type", "default") == "default"
@@ -98,9 +102,11 @@ def causal(mask: Tensor) -> Tensor:
     return seen & mask[:, None] | torch.eye(T, dtype=torch.bool, device=mask.device)
 
 
-def response_states(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> tuple[Tensor, Tensor]:
+def response_states(
+    model, prompt_tokens, prompt_mask, owner, tokens, mask, recompute: bool = False
+) -> tuple[Tensor, Tensor]:
     """For every real response token, in the order of `tokens[mask]`: the last hidden state that it is
-    drawn from, [N D], and the logits, [N V]."""
+    drawn from, [N D], and the logits, [N V]. With `recompute` the backward pass computes each layer again."""
     w = Weights(model)
     predicted, before_another = mask, F.pad(mask[:, 1:], (0, 1))
     mask = before_another if before_another.any() else mask  # a last token predicts nothing: not run
@@ -120,8 +126,7 @@ def response_states(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> t
     p_sees = causal(prompt_mask)
     r_sees = torch.cat([prompt_mask[owner, None].expand(B, T, S), causal(torch.ones_like(mask))], -1)
 
-    x = F.embedding(torch.cat([prompt_tokens[prompt_mask], tokens[mask]]), w.embedding, w.padding_idx)
-    for norm, qkv, o, mlp_norm, gate_up, down in w.layers:
+    def layer(x, norm, qkv, o, mlp_norm, gate_up, down):
         q, kv = w.qkv(x, norm, qkv, cos, sin)
         p_q, r_q, p_kv, r_kv = (
             *q.split([n_prompt, len(x) - n_prompt]),
@@ -131,7 +136,11 @@ def response_states(model, prompt_tokens, prompt_mask, owner, tokens, mask) -> t
         p_out = w.attend(p_q[p_slot], p_kv, p_sees)[prompt_mask]
         r_out = w.attend(r_q[r_slot], torch.cat([p_kv[owner], r_kv[r_slot]], 1), r_sees)[mask]
         x = x + F.linear(torch.cat([p_out, r_out]), o)
-        x = x + w.mlp(x, mlp_norm, gate_up, down)
+        return x + w.mlp(x, mlp_norm, gate_up, down)
+
+    x = F.embedding(torch.cat([prompt_tokens[prompt_mask], tokens[mask]]), w.embedding, w.padding_idx)
+    for weights in w.layers:
+        x = checkpoint(layer, x, *weights, use_reentrant=False) if recompute else layer(x, *weights)
 
     # A response's first token is predicted by its prompt's last, every other one by the token before it.
     last = p_slot.gather(1, p_position.argmax(1, keepdim=True))[owner]

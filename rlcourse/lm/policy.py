@@ -12,48 +12,49 @@ Conventions (each is a bug in somebody's repository when it is broken):
 from __future__ import annotations
 
 import copy
-import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rlcourse.lm import llama, routing
+from rlcourse.lm.caches import StaticCache, TransformersCache, can_be_recorded
 from rlcourse.lm.rollout import Rollout
 from rlcourse.tensors import entropy as entropy_of
 from rlcourse.tensors import token_logprobs
 
-POCKETS = Path(__file__).parent / "pockets"
-LOADED: set[str] = set()  # the pockets that this process has loaded: a built notebook is stamped with them
-
-
-def pockets() -> list[str]:
-    return sorted(file.parent.name for file in POCKETS.glob("*/model.safetensors"))
-
 
 class Policy:
-    """A causal language model of transformers with its tokenizer."""
+    """A causal language model of transformers with its tokenizer.
 
-    def __init__(self, model, tokenizer, name: str = "policy"):
+    autocast    the precision to compute in where it is not the weights' own: torch.bfloat16 beside float32 weights
+    """
+
+    def __init__(self, model, tokenizer, name: str = "policy", autocast: torch.dtype | None = None):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.autocast = autocast
         self.trained: list[str] = []  # what `train` and `fit` have done to it so far
+        self.recomputes = False  # has `checkpoint_layers` been called?
+        self._adapter_off = False
         eos = model.generation_config.eos_token_id if model.can_generate() else model.config.eos_token_id
         ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         if not ids:
             raise ValueError(
                 f"{name}: neither the model nor its tokenizer names an EOS token: no answer could end"
             )
-        self.eos = torch.tensor(sorted(ids), device=model.device)
+        self.ends, self.eos = ids, torch.tensor(sorted(ids), device=model.device)
         self.eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(ids)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
+        some = f", {sum(p.numel() for p in self.parameters()) / 1e6:.2f} M to train" if self.adapted else ""
         done = f", trained by {', '.join(self.trained)}" if self.trained else ""
-        return f"Policy({self.name!r}, {size:.2f} M parameters, {self.device}{done})"
+        return f"Policy({self.name!r}, {size:.2f} M parameters{some}, {self.device}{done})"
 
     @property
     def device(self) -> torch.device:
@@ -61,10 +62,22 @@ class Policy:
 
     @property
     def context(self) -> int:
+        """How many tokens a prompt and its answer may have together."""
         return self.model.config.max_position_embeddings
 
+    @property
+    def pocket(self) -> bool:
+        """Is it one of ours, which know a few hundred tokens where other models know tens of thousands?"""
+        return self.model.config.vocab_size < 1000
+
+    @property
+    def adapted(self) -> bool:
+        """Is only a low-rank adapter trained, and the model below it left as it is?"""
+        return hasattr(self.model, "peft_config")
+
     def parameters(self):
-        return self.model.parameters()
+        """What is trained: all weights, or the adapter's."""
+        return (p for p in self.model.parameters() if p.requires_grad)
 
     def copy(self) -> Policy:
         """An independent copy: what trains one leaves the other as it is."""
@@ -72,9 +85,44 @@ class Policy:
         twin.model, twin.trained = copy.deepcopy(self.model), list(self.trained)
         return twin
 
+    def base(self) -> Policy:
+        """The model below the adapter: what it was before training, at no memory, for the weights are shared."""
+        if not self.adapted:
+            raise ValueError(f"{self.name} has no adapter to leave off: keep a copy() from before training")
+        twin = copy.copy(self)
+        twin._adapter_off = True
+        return twin
+
     def save(self, folder: str | Path) -> None:
-        self.model.save_pretrained(folder)
+        """A folder that any library loads: an adapter is added into the weights."""
+        model = self.model
+        if self.adapted:
+            model = copy.deepcopy(model)
+            model = model.unload() if self._adapter_off else model.merge_and_unload()
+        model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def checkpoint_layers(self) -> None:
+        """From now on keep only each layer's input for the backward pass, and compute the rest a second time.
+
+        Ours and not transformers' own switch, which works in train mode only, where dropout is on.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        if not self.recomputes:
+            for layer in self.model.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.forward = partial(
+                        checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+                    )
+        self.recomputes = True
+
+    @contextmanager
+    def _as_set(self):
+        """Inside, the model computes in this policy's precision, with its adapter or without."""
+        adapter = self.model.disable_adapter() if self._adapter_off else nullcontext()
+        with adapter, torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            yield
 
     # ---- text to tokens and back
 
@@ -83,14 +131,16 @@ class Policy:
         if self.tokenizer.chat_template is None:
             return self.tokenizer(prompt)["input_ids"]
         message = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        return self.tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
+        )  # Llama 3 writes today's date, unless told: tomorrow the same run would ask something else
 
     def encode_response(self, text: str) -> list[int]:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
 
     def decode(self, tokens: list[int]) -> str:
         """What was said, without the EOS at its end. Any other special token is shown: it was said too."""
-        tokens = tokens[:-1] if tokens and tokens[-1] in self.eos.tolist() else tokens
+        tokens = tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
         return self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
     def left_padded(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -146,28 +196,46 @@ class Policy:
         drawn from, and logits / temperature. With `replay` a mixture of experts sends each token to the
         experts in `rollout.routing`."""
         r = rollout
-        if llama.fits(self.model):
-            states, logits = llama.response_states(
-                self.model, r.prompt_tokens, r.prompt_mask, r.owner, r.tokens, r.mask
+        if replay and self.recomputes:
+            raise ValueError(
+                "routing cannot be replayed together with gradient checkpointing: the backward pass would compute "
+                "the layers again when the replay is over. Train with one of the two."
             )
-        else:
-            experts = torch.cat([r.prompt_routing[r.owner], r.routing], 1).flatten(0, 1) if replay else None
-            with routing.replayed(self.model, experts) if replay else nullcontext():
-                out = self._whole(r, output_hidden_states=True, logits_to_keep=r.tokens.shape[1] + 1)
-            states = out.hidden_states[-1][:, r.prompt_tokens.shape[1] - 1 : -1][r.mask]
-            logits = out.logits[:, :-1][r.mask]
-        return states, logits.float() / r.temperature
+        with self._as_set():
+            if llama.fits(self.model):
+                states, logits = llama.response_states(
+                    self.model, r.prompt_tokens, r.prompt_mask, r.owner, r.tokens, r.mask, self.recomputes
+                )
+            else:
+                with routing.replayed(self.model, r.experts()) if replay else nullcontext():
+                    states, logits = self._whole(r)
+        logits = logits.float()  # whatever the weights are
+        return states, logits if r.temperature == 1 else logits / r.temperature
 
-    def _whole(self, r: Rollout, **options):
-        """One plain forward pass of transformers over prompts and responses together."""
+    def _whole(self, r: Rollout) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
+        """States and logits by one plain forward pass of transformers over prompts and responses together."""
         mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
-        return self.model(
-            torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
-            attention_mask=mask.long(),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            **options,
-        )
+        states = []
+
+        def scored_only(head, inputs):
+            states.append(inputs[0][:, :-1][r.mask])
+            # A vocabulary is large: a logit that nobody scores is not computed. Except of a pocket, where it costs
+            # little, and where the order of this sum's gradient is in every number of the book.
+            return None if self.pocket else (states[0],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(scored_only)
+        try:
+            logits = self.model(
+                torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
+                attention_mask=mask.long(),
+                # learned positions end with the context; beyond it is only padding, and a token that is not read
+                position_ids=(mask.cumsum(1) - 1).clamp(0, self.context - 1),
+                logits_to_keep=r.tokens.shape[1] + 1,
+                use_cache=False,
+            ).logits
+        finally:
+            hook.remove()
+        return states[0], logits[:, :-1][r.mask] if self.pocket else logits
 
     def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
         """Logits / temperature of every real response token, in the order of `tokens[mask]`."""
@@ -181,10 +249,11 @@ class Policy:
     @torch.no_grad()
     def route(self, rollout: Rollout) -> None:
         """Note in the rollout which experts this policy, as it is now, sends each token to."""
-        with routing.recorded(self.model) as chosen:
-            self._whole(rollout, logits_to_keep=1)
+        with self._as_set(), routing.recorded(self.model) as chosen:
+            self._whole(rollout)
         experts = chosen().unflatten(0, (len(rollout), -1))
-        first = (rollout.owner[None] == torch.arange(len(rollout.prompts))[:, None]).int().argmax(1)
+        prompts = torch.arange(len(rollout.prompts), device=self.device)
+        first = (rollout.owner[None] == prompts[:, None]).int().argmax(1)
         width = rollout.prompt_tokens.shape[1]
         rollout.prompt_routing, rollout.routing = experts[first, :width], experts[:, width:]
 
@@ -223,27 +292,35 @@ class Policy:
         entropy = torch.zeros(B, max_tokens, device=self.device)
         finished = torch.zeros(B, dtype=torch.bool, device=self.device)
 
-        make_cache = llama.Cache if llama.fits(self.model) else TransformersCache
-        cache = make_cache(self.model, prompt_tokens, prompt_mask, owner, max_tokens)
-        logits, rows = cache.logits, torch.arange(B, device=self.device)  # rows: who is still being computed
-        for t in range(max_tokens):
-            logits = truncated(logits.float() / temperature, top_k, top_p)
-            token = logits.argmax(-1) if greedy else draw(logits.softmax(-1), generator)
-            going = ~finished[rows]
-            tokens[rows, t] = torch.where(going, token, self.pad_id)
-            mask[rows, t] = going
-            logp[rows, t] = token_logprobs(logits, token)
-            entropy[rows, t] = entropy_of(logits)
-            finished[rows] |= torch.isin(token, self.eos)
-            alive = (~finished[rows]).nonzero().squeeze(1)
-            if len(alive) == 0 or t + 1 == max_tokens:
-                break
-            if len(alive) <= 0.8 * len(rows):  # moving the cache costs too: not for every single row
-                rows, token = rows[alive], token[alive]
-                cache.keep(alive)
-            logits = cache.step(token)
+        make_cache = self._cache()
+        # Moving the cache costs too: not for every single row. And a GPU waits when one looks who has finished.
+        look_every, few = (16, 0.5) if make_cache is StaticCache else (1, 0.8)
+        rows = torch.arange(B, device=self.device)  # who is still being computed
+        with self._as_set():
+            cache = make_cache(self.model, prompt_tokens, prompt_mask, owner, max_tokens)
+            logits = cache.logits
+            for t in range(max_tokens):
+                logits = truncated(logits.float() / temperature, top_k, top_p)
+                token = logits.argmax(-1) if greedy else draw(logits.softmax(-1), generator)
+                going = ~finished[rows]
+                tokens[rows, t] = torch.where(going, token, self.pad_id)
+                mask[rows, t] = going
+                logp[rows, t] = token_logprobs(logits, token)
+                entropy[rows, t] = entropy_of(logits)
+                finished[rows] |= (token[:, None] == self.eos).any(1)
+                if t + 1 == max_tokens:
+                    break
+                if (t + 1) % look_every == 0:
+                    alive = (~finished[rows]).nonzero().squeeze(1)
+                    if len(alive) == 0:
+                        break
+                    if len(alive) <= few * len(rows):
+                        rows, token = rows[alive], token[alive]
+                        cache.keep(alive)
+                logits = cache.step(token)
 
-        T = t + 1
+        lengths = mask.sum(1).tolist()
+        T = max(lengths)
         tokens, mask = tokens[:, :T], mask[:, :T]
         return Rollout(
             prompts=list(prompts),
@@ -255,10 +332,15 @@ class Policy:
             logp=logp[:, :T].masked_fill(~mask, 0.0),
             entropy=entropy[:, :T].masked_fill(~mask, 0.0),
             finished=finished,
-            texts=[self.decode(row[: int(n)]) for row, n in zip(tokens.tolist(), mask.sum(1), strict=True)],
+            texts=[self.decode(row[:n]) for row, n in zip(tokens.tolist(), lengths, strict=True)],
             temperature=temperature,
             max_tokens=max_tokens,
         )
+
+    def _cache(self) -> type:
+        if self.device.type == "cuda" and can_be_recorded(self.model):
+            return StaticCache
+        return llama.Cache if llama.fits(self.model) else TransformersCache
 
     def _check_room(self, prompts: list[str], prompt_mask: Tensor, max_tokens: int) -> None:
         lengths = prompt_mask.sum(1)
@@ -293,87 +375,3 @@ def truncated(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | No
         beyond = p.cumsum(-1) - p >= top_p  # the mass before this token is enough already
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     return logits
-
-
-class TransformersCache:
-    """What `llama.Cache` is, for any causal language model, through transformers' own cache."""
-
-    def __init__(self, model, prompt_tokens, prompt_mask, owner, max_tokens: int):
-        self.model = model
-        positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
-        out = model(
-            prompt_tokens,
-            attention_mask=prompt_mask.long(),
-            position_ids=positions,
-            logits_to_keep=1,
-            use_cache=True,
-        )
-        self.cache, self.logits = out.past_key_values, out.logits[owner, -1]
-        self.cache.batch_select_indices(owner)
-        self.mask, self.position = prompt_mask[owner], positions[owner, -1]
-
-    def step(self, tokens: Tensor) -> Tensor:
-        self.position = self.position + 1
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-        out = self.model(
-            tokens[:, None],
-            attention_mask=self.mask.long(),
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return out.logits[:, -1]
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
-
-
-def load_policy(
-    name_or_path: str | Path | None = None, device: str | None = None, dtype: torch.dtype | str | None = None
-) -> Policy:
-    """A policy by name: a pocket model that ships with the package, a local folder, or a hub name.
-
-    Without a name: $RLCOURSE_MODEL, or "pocket". On a GPU, models other than the pockets come in bfloat16.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    name = str(name_or_path or os.environ.get("RLCOURSE_MODEL") or "pocket")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    shipped = (POCKETS / name / "model.safetensors").exists()
-    folder = str(POCKETS / name) if shipped else name
-    if dtype is None:
-        dtype = torch.float32 if shipped or device == "cpu" else torch.bfloat16
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(_why_not(name, error)) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    if shipped:
-        LOADED.add(name)
-    return Policy(model.to(device), tokenizer, name)
-
-
-def _why_not(name: str, error: Exception) -> str:
-    """One clear sentence for what stands in the way of a model, and what to do."""
-    known = f"The models that need no download are {', '.join(pockets())}."
-    if Path(name).is_dir():
-        return (
-            f"The folder {name} does not hold a causal language model with its tokenizer "
-            f"(config.json, tokenizer.json, model.safetensors): {str(error).splitlines()[0]} {known}"
-        )
-    return (
-        f"No model {name!r}: it is not a local folder, and the hub cannot give it (no network, not downloaded before, "
-        f"gated, or misspelt). With a network: `hf download {name}` once, then it works offline. {known}"
-    )

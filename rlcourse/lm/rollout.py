@@ -62,6 +62,10 @@ class Rollout:
         """[B] -> [P G]"""
         return x.view(len(self.prompts), self.group_size)
 
+    def experts(self) -> Int[Tensor, "N L K"]:
+        """The routing of prompts and responses together, row after row."""
+        return torch.cat([self.prompt_routing[self.owner], self.routing], 1).flatten(0, 1)
+
     def spread(self, flat: Tensor) -> Float[Tensor, "B T"]:
         """One number a real token, in the order of `tokens[mask]`, as [B T] with 0 off the mask."""
         return flat.new_zeros(self.mask.shape).masked_scatter(self.mask, flat)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from rlcourse.lm.policy import Policy, load_policy
+from rlcourse.lm.loading import load_policy
+from rlcourse.lm.policy import Policy
 from rlcourse.lm.rollout import Rollout
 
 

@@ -1,0 +1,181 @@
+"""Loading a policy by name, and one clear sentence for whatever stands in the way."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub.errors import GatedRepoError
+from safetensors import SafetensorError
+
+from rlcourse.lm.policy import Policy
+
+POCKETS = Path(__file__).parent / "pockets"
+LOADED: set[str] = set()  # the pockets that this process has loaded: a built notebook is stamped with them
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def pockets() -> list[str]:
+    return sorted(file.parent.name for file in POCKETS.glob("*/model.safetensors"))
+
+
+def load_policy(
+    name_or_path: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    lora: int | None = None,
+    autocast: torch.dtype | str | None = None,
+) -> Policy:
+    """A policy by name: a pocket model that ships with the package, a local folder, or a hub name.
+
+    Without a name: $RLCOURSE_MODEL, or "pocket". A run's folder gives its newest checkpoint.
+
+    dtype      of the weights: float32 on a CPU and for the pockets, bfloat16 for others on a GPU
+    lora       the rank of an adapter, which is then all that is trained
+    autocast   the precision to compute in, where it is not the weights' own: "bfloat16"
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    name = str(name_or_path or os.environ.get("RLCOURSE_MODEL") or "pocket")
+    shipped = (POCKETS / name / "model.safetensors").exists()
+    folder = str(POCKETS / name) if shipped else name
+    folder = str(max(Path(folder).glob("step-*"), default=folder))
+    where = _device(device)
+    dtype = _dtype(dtype) or (torch.float32 if shipped or where.type == "cpu" else torch.bfloat16)
+    autocast = _dtype(autocast)
+    if lora is not None and lora < 1:
+        raise ValueError(f"lora is the rank of the adapter, at least 1; got {lora}")
+
+    bars, found = logging.is_progress_bar_enabled(), False
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        found = True
+        _check_causal(config)
+        if not shipped:
+            _check_memory(name, config, dtype, where)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"its files lack weights, {min(report['missing_keys'])} among them.")
+        model = model.to(where)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(_why_not(name, found or Path(name).is_dir(), error)) from None
+    except (torch.OutOfMemoryError, MemoryError):
+        raise ValueError(
+            f"Out of memory while {name} was loaded in {str(dtype)[6:]}. dtype='bfloat16' takes half of float32, "
+            "lora=16 a quarter in training; else take a smaller model."
+        ) from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    if shipped:
+        LOADED.add(name)
+    return Policy(_with_adapter(model, lora) if lora else model, tokenizer, name, autocast)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)  # a device may be known and not be here
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(
+            f"There is no device {name!r} here: 'cpu' is always, 'cuda' where a GPU is"
+        ) from None
+    return device
+
+
+def _dtype(name: torch.dtype | str | None) -> torch.dtype | None:
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise ValueError(f"dtype and autocast are one of {', '.join(DTYPES)}; got {name!r}")
+    return getattr(torch, name)
+
+
+def _with_adapter(model, rank: int):
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError("lora needs the package peft: pip install 'rlcourse[lora]'") from None
+    # alpha = 2 * rank and every linear layer but the head: the usual start; dropout would blur the log-probs
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        return get_peft_model(model, config)
+
+
+# ---- what stands in the way
+
+
+def _check_causal(config) -> None:
+    """BERT would load, as a causal model with a head of noise."""
+    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    made = config.architectures or []
+    if config.is_encoder_decoder or made and not any(name.endswith(heads) for name in made):
+        raise ValueError(f"it holds a {' '.join(made) or config.model_type}, which does not continue a text.")
+
+
+class TooLittleMemory(ValueError):
+    """The weights alone do not fit."""
+
+
+def _check_memory(name: str, config, dtype: torch.dtype, device: torch.device) -> None:
+    """Before anything is downloaded or read: a process that takes too much is killed without a word."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, dtype=dtype).parameters())
+    need = size * dtype.itemsize
+    for place in {torch.device("cpu"), device}:  # weights pass through the CPU's memory on their way
+        free = _free(place)
+        if need > free:
+            fits = size * 2 <= free
+            raise TooLittleMemory(
+                f"{name} takes {need / 1e9:.3g} GB in {str(dtype)[6:]}, and {place} has {free / 1e9:.3g} GB free: "
+                + (
+                    f"dtype='bfloat16' takes {size * 2 / 1e9:.3g} GB, and "
+                    if fits
+                    else "take a smaller model; "
+                )
+                + "to train, lora=16 takes little more, where all weights take four times as much."
+            )
+
+
+def _free(place: torch.device) -> int:
+    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _why_not(name: str, found: bool, error: Exception) -> str:
+    """One clear sentence for what stands in the way of a model, and what to do."""
+    known = f"The models that need no download are {', '.join(pockets())}."
+    if isinstance(error, TooLittleMemory):
+        return str(error)
+    if any(isinstance(cause, GatedRepoError) for cause in _causes(error)):
+        return (
+            f"{name} is gated: accept its owner's terms at https://huggingface.co/{name}, then `hf auth login` "
+            f"and `hf download {name}`. {known}"
+        )
+    if found:
+        kind = "The folder" if Path(name).is_dir() else "What was downloaded as"
+        return (
+            f"{kind} {name} does not hold a causal language model with its tokenizer "
+            f"(config.json, tokenizer.json, model.safetensors): {str(error).splitlines()[0]} {known}"
+        )
+    return (
+        f"No model {name!r}: it is not a local folder, and the hub cannot give it (no network, not downloaded before, "
+        f"gated, or misspelt). With a network: `hf download {name}` once, then it works offline. {known}"
+    )
