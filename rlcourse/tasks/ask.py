@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+
 from torch import Tensor
 
 from rlcourse.lm import Policy, Rollout
@@ -18,6 +21,23 @@ def ask(
     rollout.rewards, rollout.correct = (grades[name].to(policy.device) for name in ("rewards", "correct"))
     _check(rollout)
     return rollout, grades
+
+
+def suited(task, policy: Policy):
+    """The task as this policy should be asked, where the task makes a difference: pockets have read no questions
+    in words, and other models have read no `17+25=` that ends in `#42`."""
+    return task.asked_of(policy) if hasattr(task, "asked_of") else task
+
+
+def shown(task) -> str:
+    """A task's repr: what makes it again, but for a judge, which goes by its name.
+
+    A function's own repr holds its address, so that no run with it could ever be recognised and resumed."""
+    values = {field.name: getattr(task, field.name) for field in fields(task) if field.repr}
+    said = {name: repr(value) for name, value in values.items()}
+    if judge := values.get("judge"):
+        said["judge"] = getattr(judge, "__qualname__", None) or re.sub(" at 0x[0-9a-f]+", "", repr(judge))
+    return f"{type(task).__name__}({', '.join(f'{name}={value}' for name, value in said.items())})"
 
 
 def _check(rollout: Rollout) -> None:

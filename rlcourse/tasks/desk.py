@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlcourse.lm import Policy, Rollout
 from rlcourse.tasks.annotators import Annotator, Demonstration, Pair, Ranking, Verdict, near_duplicate
+from rlcourse.tasks.ask import shown
 from rlcourse.tasks.helpdesk import (
     Facets,
     Ticket,
@@ -39,6 +40,9 @@ class Helpdesk:
     judge: Callable[[Rollout], Tensor] | None = None
     watch: str | tuple[str, ...] = ()
     max_tokens: int = 64
+    in_words: bool = False  # told what to do, and read as ordinary English: for models that are no pockets
+
+    __repr__ = shown
 
     def __post_init__(self):
         if unknown := set(self.watched) - COUNTED - {"gold"}:
@@ -51,7 +55,11 @@ class Helpdesk:
         return (self.watch,) if isinstance(self.watch, str) else tuple(self.watch)
 
     def draw(self, rng: Random) -> Ticket:
-        return draw_ticket(rng)
+        return replace(draw_ticket(rng), in_words=self.in_words)
+
+    def asked_of(self, policy: Policy) -> Helpdesk:
+        """The task as this policy should be asked: in words, with room for them, unless it is a pocket."""
+        return self if policy.pocket else replace(self, in_words=True, max_tokens=max(self.max_tokens, 128))
 
     @torch.no_grad()
     def grade(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -69,7 +77,7 @@ class Helpdesk:
     def demonstrations(self, n: int, seed: int = 0) -> list[Demonstration]:
         """Replies with nothing wrong in them, as a good agent would write."""
         rng = Random(f"demonstrations/{seed}")
-        tickets = [draw_ticket(rng) for _ in range(n)]
+        tickets = [self.draw(rng) for _ in range(n)]
         return [Demonstration(ticket.prompt, good_reply(ticket, rng)) for ticket in tickets]
 
     def pairs(self, n: int, noise: float | None = None, seed: int = 0, **who) -> list[Pair]:
@@ -138,7 +146,7 @@ class Helpdesk:
     def candidates(self, k: int, policy: Policy | None, rng: Random) -> Iterator[tuple[Ticket, list[str]]]:
         """Tickets without end, each with `k` replies no two of which are almost the same."""
         while True:
-            tickets = [draw_ticket(rng) for _ in range(64)]
+            tickets = [self.draw(rng) for _ in range(64)]
             tries = 2 * k if k > 1 else 1
             if policy:
                 prompts = [ticket.prompt for ticket in tickets]

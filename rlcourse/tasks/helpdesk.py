@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from rlcourse.tasks import english
+
 # ---- The shop ---------------------------------------------------------------------------------
 
 GADGETS = ("lamp", "kettle", "radio", "clock")
@@ -280,18 +282,29 @@ KIND = {sentence: part for part, sentences in PARTS.items() for sentence in sent
 # ---- What a program sees ----------------------------------------------------------------------
 
 
+INSTRUCTION = (
+    "You answer the customers of a small shop. Tell this customer in plain text, in two to four short sentences, "
+    "what you have done about their message, with the order number if they gave one."
+)
+
+
 @dataclass(frozen=True)
 class Ticket:
-    """One customer's message. `slots` holds what a right reply must get right, by name."""
+    """One customer's message. `slots` holds what a right reply must get right, by name.
+
+    The pockets have read nothing but customers and replies. Another model is asked `in_words`: it is told that it
+    is to answer, and its reply is read as ordinary English.
+    """
 
     intent: str
     mood: str
     message: str
     slots: dict[str, str] = field(hash=False)
+    in_words: bool = field(default=False, repr=False)
 
     @property
     def prompt(self) -> str:
-        return self.message
+        return f"{INSTRUCTION}\n\nCustomer: {self.message}" if self.in_words else self.message
 
     @property
     def order(self) -> str | None:
@@ -362,19 +375,25 @@ def read_facets(ticket: Ticket, reply: str) -> Facets:
 
     def kind_of(sentence: str) -> str:
         words = re.findall(r"[A-Za-z]+", sentence)
-        named = {SLOT_OF[word]: word for word in words if word in SLOT_OF}
+        named = {word: SLOT_OF[word] for word in words if word in SLOT_OF}
         # "{" would let a reply pass the template itself off as an action.
         kind = KIND.get(_shape(sentence), "broken") if "{" not in sentence else "broken"
+        if kind == "broken" and ticket.in_words:
+            kind = english.kind(sentence)
+            kind = "filler" if kind in english.GOES_WITH.get(ticket.intent, ()) else kind
         if kind not in INTENTS:
             return kind
-        right = kind == ticket.intent and all(ticket.slots[s] == w for s, w in named.items())
-        return "right action" if right else "wrong action"
+        meant = all(value in named or slot not in named.values() for slot, value in ticket.slots.items())
+        return "right action" if kind == ticket.intent and meant else "wrong action"
 
-    chunks = re.findall(r"[^.!?]+[.!?]*|[.!?]+", reply)
-    sentences = [" ".join(chunk.split()) for chunk in chunks if chunk.strip()]
+    if ticket.in_words:
+        sentences = english.sentences(reply)
+    else:
+        chunks = re.findall(r"[^.!?]+[.!?]*|[.!?]+", reply)
+        sentences = [" ".join(chunk.split()) for chunk in chunks if chunk.strip()]
     kinds = [kind_of(sentence) for sentence in sentences] or ["broken"]
 
-    numbers = set(re.findall(r"[0-9]+", reply))
+    numbers = english.order_numbers(reply) if ticket.in_words else set(re.findall(r"[0-9]+", reply))
     if not numbers:
         order = "missing" if ticket.order else "not due"
     else:

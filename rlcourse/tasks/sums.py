@@ -14,6 +14,8 @@ a model without the worked answers knows how to add, and not that an answer may 
     ('59+63+15=', 137)
     >>> worked(problem.terms)
     '59+63=122 122+15=137#137'
+
+Models that read English are asked the same sums in words, `SumsInWords`, with the answer in a box.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlcourse.lm import Rollout
+from rlcourse.lm import Policy, Rollout
+from rlcourse.tasks.ask import shown
+from rlcourse.tasks.boxed import STEP_BY_STEP, InWords, boxed, number
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Sums:
     digits: int = 2
     judge: Callable[[Rollout], Tensor] | None = None
 
+    __repr__ = shown
+
     def __post_init__(self):
         if self.terms < 2 or not 1 <= self.digits <= 9:
             raise ValueError(
@@ -165,3 +171,55 @@ class Sums:
             "correct": rollout.correct,
             "worked": torch.tensor([len(r.steps) > 0 for r in read_texts]),
         }
+
+    def answer_of(self, text: str) -> str | None:
+        """What a response says in the end: majority votes are over this."""
+        answer = read(text).answer
+        return None if answer is None else str(answer)
+
+    def asked_of(self, policy: Policy) -> Sums | SumsInWords:
+        """The task as this policy should be asked: in words, unless it is a pocket."""
+        return self if policy.pocket else SumsInWords(self.terms, self.digits, judge=self.judge)
+
+
+# ---- the same sums for models that read English
+
+
+@dataclass(frozen=True)
+class SumInWords(Sum):
+    @property
+    def prompt(self) -> str:
+        return f"What is {' + '.join(map(str, self.terms))}? {STEP_BY_STEP}"
+
+
+# Two numbers, no third before them, and their sum: `17 + 25 = 42`, and not the end of `48 + 17 + 25 = 90`.
+_STEP_IN_WORDS = re.compile(r"(?<![0-9+])(?<!\+ )[0-9]{1,12} ?\+ ?[0-9]{1,12} ?= ?[0-9]")
+
+
+@dataclass(frozen=True)
+class SumsInWords(InWords):
+    """The task in words: the same dials, and room for `max_tokens` of English."""
+
+    terms: int = 3
+    digits: int = 2
+    max_tokens: int = 256
+    judge: Callable[[Rollout], Tensor] | None = None
+
+    __repr__ = shown
+
+    def __post_init__(self):
+        Sums(self.terms, self.digits)  # knows which sums there are
+
+    def draw(self, rng: random.Random) -> SumInWords:
+        return SumInWords(Sums(self.terms, self.digits).draw(rng).terms)
+
+    def read(self, problem: SumInWords, text: str) -> dict[str, bool]:
+        """`correct`, and `worked`: did it show a step, an addition of two numbers with its result?"""
+        return {
+            "correct": number(boxed(text) or "") == problem.answer,
+            "worked": _STEP_IN_WORDS.search(text) is not None,
+        }
+
+    def answer_of(self, text: str) -> str | None:
+        answer = number(boxed(text) or "")
+        return None if answer is None else str(answer)
