@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # An import goes to the right in this list, or stays in its own package.
 ORDER = [
-    *("cli", "practice", "explore", "bookmaking", "training", "evaluate"),
+    *("cli", "practice", "explore", "bookmaking", "export", "training", "evaluate"),
     *("methods", "tasks", "lm", "kl", "tensors", "door"),
 ]
 
