@@ -559,7 +559,7 @@ def test_a_kill_anywhere_in_a_checkpoint_leaves_one_that_resumes(where, tmp_path
                 patch.setattr(
                     checkpoint,
                     "save_file",
-                    lambda *a: dies() if written else written.append(real_file(*a)),
+                    lambda *a, **how: dies() if written else written.append(real_file(*a, **how)),
                 )
             elif step == 4 and where == "json.dumps":  # after all tensors, before the record
                 patch.setattr(checkpoint.json, "dumps", dies)
@@ -646,11 +646,14 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path):
     run = resumed(tmp_path, steps=2, resume=False)
     files = sorted(path.name for path in (tmp_path / "step-000002").iterdir())
-    assert files == ["model.safetensors", "optimizer.safetensors", "record.json"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "step-000002"]
+    ours = ["model.safetensors", "optimizer.safetensors", "record.json"]
+    models = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert files == sorted(ours + models)
+    run_files = ["budget.json", "config.json", "metrics.jsonl", "samples.jsonl", "step-000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == run_files
     twin = fresh()
     optimizer = torch.optim.AdamW(twin.parameters())
-    record = checkpoint.load(tmp_path / "step-000002", twin.model, optimizer, {})
+    record = checkpoint.load(tmp_path / "step-000002", twin, optimizer, {})
     assert record["step"] == 2 and record["history"] == run.history
     assert same_weights(weights(twin), weights(run.policy))
     assert CHARACTERS[0] == "<pad>" and len(optimizer.state_dict()["state"]) == len(list(twin.parameters()))

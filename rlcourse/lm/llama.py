@@ -26,7 +26,7 @@ def fits(model) -> bool:
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        type(model).__name__ == "LlamaForCausalLM"
+        type(model).__name__ == "LlamaForCausalLM"  # and not what an adapter or FSDP has made of it
         and config.hidden_act == "silu"
         and not (config.attention_bias or config.mlp_bias)
         and rope.get("rope_type", "default") == "default"

@@ -1,8 +1,9 @@
-"""Checkpoints that a kill at any moment leaves whole.
+"""Checkpoints that a kill, or a full disk, at any moment leaves whole.
 
 A checkpoint is a folder, written under another name and then renamed: it is there entirely or
-not at all. The one before it is deleted only afterwards. Weights and optimizer are safetensors,
-the rest is JSON; nothing is ever unpickled.
+not at all. The one before it is deleted only afterwards. It is a model that `load_policy` takes
+(a scorer that `Scorer.load` takes), with the optimizer and the method's state beside it. Tensors
+are safetensors, the rest is JSON; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,38 +11,50 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-FORMAT = 1
+from rlcourse.lm import Policy, Scorer
+from rlcourse.training.precision import masters, publish, whole
+
+FORMAT = 2
 
 
 def save(
-    out: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, record: dict
+    out: Path,
+    step: int,
+    model: Policy | Scorer,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    record: dict,
+    writes: bool = True,
 ) -> None:
-    """`state` is the method's: tensors and modules by name. `record` is JSON: config, history, samples."""
+    """`state` is the method's: tensors and modules by name. `record` is JSON: config, history, samples.
+
+    Of several processes all call this, for each may hold a part of every tensor, and one `writes`.
+    """
     final, draft = out / f"step-{step:06d}", out / f".draft-{os.getpid()}"
-    for leftover in out.glob(".draft-*"):  # of a process that was killed while it wrote
-        shutil.rmtree(leftover)
-    draft.mkdir(parents=True)
-    save_file(_tensors(model.state_dict()), draft / "model.safetensors")
-    moments = {
-        f"{i}.{name}": value
-        for i, slot in optimizer.state_dict()["state"].items()
-        for name, value in slot.items()
-    }
-    save_file(_tensors(moments), draft / "optimizer.safetensors")
-    for name, part in state.items():
-        save_file(
-            _tensors(part.state_dict() if isinstance(part, nn.Module) else {"": part}),
-            draft / f"{name}.safetensors",
-        )
-    (draft / "record.json").write_text(json.dumps({"format": FORMAT, "step": step} | record))
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
+    with said(out, f"Step {step}", draft):
+        if writes:
+            for leftover in out.glob(".draft-*"):  # of a process that was killed while it wrote
+                shutil.rmtree(leftover)
+            draft.mkdir(parents=True)
+            _describe(_policy(model), draft)
+        for name, tensors in _contents(model, optimizer, state):
+            tensors = _tensors(tensors, writes)
+            if writes:
+                save_file(tensors, draft / f"{name}.safetensors", metadata={"format": "pt"})
+        if not writes:
+            return
+        (draft / "record.json").write_text(json.dumps({"format": FORMAT, "step": step} | record))
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
     for older in checkpoints(out)[:-1]:
         shutil.rmtree(older)
 
@@ -50,14 +63,40 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(out.glob("step-*"))
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> dict:
+@contextmanager
+def said(out: Path, what: str, draft: Path | None = None) -> Iterator[None]:
+    """A disk that is full, or gone, is said in one sentence, with what is safe."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if draft:
+            shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
+        kept = checkpoints(out)
+        safe = f"{kept[-1].name} is whole, and resume=True goes on from it" if kept else "no checkpoint is there yet"
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"{what} could not be written to {out}: {why}; {safe}.") from error
+
+
+def load(folder: Path, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict) -> dict:
     """Put everything back in place; the record is returned."""
-    _fill(model, folder / "model.safetensors")
-    slots: dict[int, dict] = {}
+    policy = _policy(model)
+    if trained := _adapter(policy):
+        _fill(policy.model, folder / "adapter.safetensors", trained)
+    else:
+        _fill(policy.model, folder / "model.safetensors")
+    if isinstance(model, Scorer):
+        _fill(model.head, folder / "score_head.safetensors")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    twins, slots = masters(optimizer), {}
     for name, value in load_file(folder / "optimizer.safetensors").items():
         i, key = name.split(".", 1)
-        slots.setdefault(int(i), {})[key] = value
+        value = _placed(value, parameters[int(i)]) if value.dim() else value  # Adam's count of steps has no place
+        if key == "master":
+            twins[int(i)].data.copy_(value)
+        else:
+            slots.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    publish(optimizer)
     for name, part in state.items():
         file = folder / f"{name}.safetensors"
         if isinstance(part, nn.Module):
@@ -67,24 +106,74 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     return json.loads((folder / "record.json").read_text())
 
 
-def _fill(module: nn.Module, file: Path) -> None:
+def _policy(model: Policy | Scorer) -> Policy:
+    return model if isinstance(model, Policy) else model.policy
+
+
+def _adapter(policy: Policy) -> dict[str, Tensor]:
+    """What is trained of a model with an adapter; of any other, nothing: all of it is."""
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+    return trained if getattr(policy, "adapted", False) else {}
+
+
+def _describe(policy: Policy, folder: Path) -> None:
+    """What makes a folder a model, its tensors aside."""
+    if _adapter(policy):
+        return policy.save(folder)  # as any library loads it: the adapter is added into the weights
+    config = policy.model.config
+    config.architectures = config.architectures or [type(policy.model).__name__.removeprefix("FSDP")]
+    for part in (config, getattr(policy.model, "generation_config", None), policy.tokenizer):
+        if part is not None:
+            part.save_pretrained(folder)
+
+
+def _contents(model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict) -> Iterator[tuple[str, dict]]:
+    """The files of a checkpoint, and the tensors in each."""
+    policy = _policy(model)
+    yield ("adapter", trained) if (trained := _adapter(policy)) else ("model", policy.model.state_dict())
+    if isinstance(model, Scorer):
+        yield "score_head", model.head.state_dict()
+    slots = optimizer.state_dict()["state"].items()
+    moments = {f"{i}.{name}": value for i, slot in slots for name, value in slot.items()}
+    yield "optimizer", moments | {f"{i}.master": twin for i, twin in masters(optimizer).items()}
+    for name, part in state.items():
+        yield name, part.state_dict() if isinstance(part, nn.Module) else {"": part}
+
+
+def _fill(module: nn.Module, file: Path, wanted: Collection[str] | None = None) -> None:
+    own = module.state_dict()
+    found = {name: _placed(value, own[name]) if name in own else value for name, value in load_file(file).items()}
     # strict=False: a tied head is stored once, under the name of the embedding that it shares
     try:
-        missing, unexpected = module.load_state_dict(load_file(file), strict=False)
+        missing, unexpected = module.load_state_dict(found, strict=False)
     except RuntimeError as error:
         shapes = str(error).splitlines()[1].strip()
         raise ValueError(f"{file} holds the weights of another model: {shapes}") from None
-    tied = set(module.state_dict()) - set(_tensors(module.state_dict()))
-    if unexpected or set(missing) - tied:
-        raise ValueError(f"{file} holds the weights of another model: {(unexpected or missing)[:3]}")
+    missing = set(missing) & set(own if wanted is None else wanted)
+    tied = missing and set(own) - set(_tensors(own))
+    if unexpected or missing - tied:
+        raise ValueError(f"{file} holds the weights of another model: {(unexpected or sorted(missing))[:3]}")
 
 
-def _tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous, on the CPU, each memory once: what safetensors takes."""
+def _placed(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, divided between processes as `like` is, if it is."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def _tensors(tensors: dict[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Whole, contiguous, on the CPU, each memory once: what safetensors takes."""
     seen, out = set(), {}
     for name, value in tensors.items():
-        if value.data_ptr() in seen and value.numel() > 1:
+        value = value.detach()
+        place = (value.to_local() if hasattr(value, "to_local") else value).data_ptr()
+        if place in seen and value.numel() > 1:
             continue
-        seen.add(value.data_ptr())
-        out[name] = value.detach().cpu().contiguous()
+        seen.add(place)
+        value = whole(value)
+        if keep:
+            out[name] = value.cpu().contiguous()
     return out

@@ -1,31 +1,81 @@
-"""Methods and tasks by name: `GRPO(clip=0.1)`, read as data."""
+"""Methods and tasks by name: `GRPO`, or `GRPO(clip=0.1)`, the text that their repr gives.
+
+The text is read as data and never run: a name that we know, and literals.
+"""
 
 from __future__ import annotations
 
 import ast
-import difflib
+import dataclasses
+from difflib import get_close_matches
 
 from rlcourse import methods, tasks
 
 
 def method(text: str):
-    return _named(text, methods, "method")
+    """
+    >>> method("GRPO(clip=0.1)").clip
+    0.1
+    """
+    return _made(text, "method", {name: getattr(methods, name) for name in methods.__all__})
 
 
 def task(text: str):
-    return _named(text, tasks, "task")
+    """
+    >>> task("Sums(terms=4)").terms
+    4
+    """
+    known = {name: getattr(tasks, name) for name in tasks.__all__}
+    return _made(text, "task", {name: cls for name, cls in known.items() if hasattr(cls, "grade")})
 
 
-def _named(text: str, room, kind: str):
-    tree = ast.parse(text, mode="eval").body
-    name = tree.func.id if isinstance(tree, ast.Call) else getattr(tree, "id", text)
-    if name not in room.__all__:
-        near = difflib.get_close_matches(name, room.__all__, 1)
-        raise ValueError(f"no {kind} {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-    fields = {
-        word.arg: _named(ast.unparse(word.value), room, kind)
-        if isinstance(word.value, ast.Call)
-        else ast.literal_eval(word.value)
-        for word in (tree.keywords if isinstance(tree, ast.Call) else [])
-    }
-    return getattr(room, name)(**fields)
+def _made(text: str, kind: str, known: dict):
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        tree = None
+    if not isinstance(tree, ast.Name | ast.Call):
+        raise ValueError(f"{text!r} is no {kind}: write a name, or a name with settings, such as {_example(known)}")
+    return _value(tree, text, kind, known)
+
+
+def _value(tree: ast.expr, text: str, kind: str, known: dict):
+    """A name, a call of one, or a literal."""
+    if not isinstance(tree, ast.Name | ast.Call):
+        return ast.literal_eval(tree)
+    call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+    name = ast.unparse(call.func)
+    if name not in known:
+        raise ValueError(f"there is no {kind} {name!r}{_nearest(name, known)}. There are {', '.join(sorted(known))}.")
+    fields = [field.name for field in dataclasses.fields(known[name]) if field.init]
+    if len(call.args) > len(fields):
+        raise ValueError(f"{name} takes {len(fields)} settings, and {text!r} gives it {len(call.args)}")
+    given = dict(zip(fields, call.args, strict=False)) | {word.arg: word.value for word in call.keywords}
+    values = {}
+    for field, value in given.items():
+        if field not in fields:
+            raise ValueError(f"{name} has no setting {field!r}{_nearest(field, fields)}. It has {', '.join(fields)}.")
+        try:
+            values[field] = _value(value, text, kind, known if isinstance(value, ast.Call) else {})
+        except ValueError as error:
+            if isinstance(value, ast.Call) and ast.unparse(value.func) in known:
+                raise
+            raise ValueError(
+                f"{name}({field}={ast.unparse(value)}) cannot be read from text: only numbers, words in quotes, True, "
+                "False, None and tuples can. Make the object in Python and hand it to train(), also to resume a run."
+            ) from error
+    try:
+        return known[name](**values)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+def _nearest(word: str, known) -> str:
+    """", did you mean ...?", if something is near."""
+    spelled = {each.lower(): each for each in known}
+    near = get_close_matches(word.lower(), spelled, 1)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""
+
+
+def _example(known: dict) -> str:
+    return "GRPO(clip=0.1)" if "GRPO" in known else "Sums(terms=4)"

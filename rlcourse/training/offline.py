@@ -7,13 +7,12 @@ One loop for SFT, reward models, DPO, IPO and KTO, and no formula in it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import random
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -23,10 +22,13 @@ from torch import Tensor
 from rlcourse.lm import Policy, Rollout, Scorer
 from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
-from rlcourse.training import checkpoint
-from rlcourse.training.online import _resume, parts, stream
+from rlcourse.training import precision
+from rlcourse.training.folder import Folder, described, fingerprint, settings
+from rlcourse.training.presets import is_pocket
+from rlcourse.training.processes import ALONE, Alone, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
+from rlcourse.training.seeds import stream
 
 FITTED: WeakKeyDictionary = WeakKeyDictionary()  # what has been fitted in this process, and by which methods
 
@@ -46,16 +48,20 @@ def fit(
     out: str | Path | None = None,
     checkpoint_every: int = 50,
     resume: bool = False,
+    shard: bool = False,
+    gradient_checkpointing: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train `model` in place on `data`: demonstrations, pairs, rankings or verdicts.
 
     epochs            passes over the data, in a new order each
-    batch             examples a step: a pair is one example
+    batch             examples a step, over all processes: a pair is one example
     lr                learning rate, which falls to 0 over the run; by default the method's own
-    micro_batch       examples scored at once; changes the memory, not the gradient
+    micro_batch       examples scored at once in a process; changes the memory, not the gradient
     reference         where a method that needs one measures from; by default the policy as it comes in
     out, resume       a folder for checkpoints; `resume=True` goes on from the last one there
+    shard, gradient_checkpointing, tensorboard    as for `train`
     """
     name = type(method).__name__
     _check(model, data, method, name, epochs, batch)
@@ -72,42 +78,56 @@ def fit(
                 "For a fresh start load it again, or fit a copy().",
                 stacklevel=2,
             )
-    lr = lr if lr is not None else method.pocket_lr if policy.name.startswith("pocket") else method.lr
+    lr = lr if lr is not None else method.pocket_lr if is_pocket(policy) else method.lr
 
     examples = as_rollout(policy, data)
     others = mismatched(policy, data, seed) if "reference_kl" in method.needs else None
-    if "ref_logp" in method.needs:
-        reference = reference or policy.copy()
-        for answers in filter(None, (examples, others)):
-            answers.ref_logp = scored(reference, answers)
-
-    module = model if isinstance(model, Scorer) else model.model
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0)
-    run = Run(model, None, method, seed, prompts=[x.prompt for x in data[:8]] if model is policy else [])
-    out = Path(out) if out else None
+    measured = "ref_logp" in method.needs
+    if measured and reference is None:
+        reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        policy=policy.name,
+        kind="fit",
+        **settings(policy),
         data=stream(data),
-        method=repr(method),
+        method=described(method),
         epochs=epochs,
         batch=batch,
         lr=lr,
         max_grad_norm=max_grad_norm,
+        measured_from=fingerprint(reference) if measured else None,
         seed=seed,
+        shard=shard,
     )
-    held = copy.copy(policy)  # a checkpoint holds all that is trained: of a scorer, the head too
-    held.model = module
-    step = _resume(out, resume, run, config, held, optimizer, {}) if out else 0
+    budget = dict(
+        epochs=epochs,
+        micro_batch=micro_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
+    )
+
+    if gradient_checkpointing:
+        policy.checkpoint_layers()
+    processes = team(policy, [model] if isinstance(model, Scorer) else [], shard)
+    if measured:
+        for answers in filter(None, (examples, others)):
+            answers.ref_logp = processes.each(partial(scored, reference), answers, None)
+    trained = model.parameters() if isinstance(model, Scorer) else policy.parameters()
+    optimizer = precision.adamw([(trained, lr)])
+    run = Run(model, None, method, seed, prompts=[x.prompt for x in data[:8]] if model is policy else [])
+    folder = Folder(out, run, config | {"processes": processes.size}, budget, processes.rank == 0, tensorboard)
+    step = folder.resume(resume, model, optimizer, {})
     clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
-    progress = Progress(run, quiet)
+    progress = Progress(run, quiet or processes.rank > 0)
     plan = [rows for epoch in range(epochs) for rows in batches(examples, batch, stream(seed, epoch))]
 
     def sample_watched() -> None:
         if run.prompts:
             room = policy.context - int(examples.prompt_mask[:8].sum(1).max())
             length = min(examples.tokens.shape[1], room)
-            answers = policy.sample(run.prompts, max_tokens=length, seed=stream("watched"))
-            run.samples[step] = [(text, None) for text in answers.texts]
+            with processes.gathered():
+                answers = policy.sample(run.prompts, max_tokens=length, seed=stream("watched"))
+            folder.watch(step, [(text, None) for text in answers.texts])
 
     FITTED.setdefault(model, set()).add(name)
     if step == 0:
@@ -117,9 +137,9 @@ def fit(
         step += 1
         measured = learn(
             model, optimizer, method, picked(examples, chosen), others and picked(others, chosen),
-            micro_batch, max_grad_norm,
+            micro_batch, max_grad_norm, processes,
         )  # fmt: skip
-        run.history.append(
+        folder.note(
             {
                 "step": step,
                 **measured,
@@ -131,13 +151,24 @@ def fit(
         if step == len(plan):
             sample_watched()
         progress.update(step / len(plan), last=step == len(plan))
-        if out:
-            with (out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(run.history[-1]) + "\n")
-            if step % checkpoint_every == 0 or step == len(plan):
-                record = {"config": config, "history": run.history, "samples": run.samples}
-                checkpoint.save(out, step, module, optimizer, {}, record)
+        if step % checkpoint_every == 0 or step == len(plan):
+            folder.save(step, model, optimizer, {})
+    processes.finish()
     return run
+
+
+def objective(
+    model: Policy | Scorer, method: OfflineMethod, batch: Rollout, rows: slice
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The share of some examples in the mean loss of their batch, and what was measured on each."""
+    part = picked(batch, range(len(batch.prompts))[rows])
+    if isinstance(model, Scorer):
+        part.rewards = model(part)
+    else:
+        part.logp = model.score(part)
+    mean, metrics = method.loss(part)
+    share = method.size(part) / method.size(batch)  # the parts' means add up to the batch's
+    return mean * share, {name: values.detach().float() for name, values in metrics.items()}
 
 
 def learn(
@@ -148,29 +179,33 @@ def learn(
     others: Rollout | None,
     micro_batch: int | None,
     max_grad_norm: float,
+    processes: Alone = ALONE,
 ) -> dict[str, float]:
     """One optimizer step; what was measured on the way."""
     if others:
-        logp = torch.cat([scored(model, part) for part in parts(others, micro_batch)])
+        with processes.gathered():
+            logp = processes.each(partial(scored, model), others, micro_batch)
         batch.metrics = {"reference_kl": only(logp - others.ref_logp, others.mask).sum(1).mean().item()}
     optimizer.zero_grad()
     loss, seen = 0.0, {}
-    for part in examples_of(batch, micro_batch):
-        if isinstance(model, Scorer):
-            part.rewards = model(part)
-        else:
-            part.logp = model.score(part)
-        mean, metrics = method.loss(part)
-        share = mean * (method.size(part) / method.size(batch))  # the parts' means add up to the batch's
-        share.backward()
-        loss += share.item()
+    for some in processes.share(len(batch.prompts), micro_batch):
+        share, metrics = processes.backward(partial(objective, model, method, batch), some)
+        precision.collect(optimizer)
+        loss += share
         for name, values in metrics.items():
-            seen.setdefault(name, []).append(values.float())
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, error_if_nonfinite=True)
+            seen.setdefault(name, []).append(values.cpu())
+    norm = precision.clip(optimizer, max_grad_norm)
     optimizer.step()
+    loss, seen = joined(processes.gather((loss, seen)))
     means = {name: torch.cat(values).mean().item() for name, values in seen.items()}
-    return {"loss": loss, **means, **batch.metrics, "grad_norm": norm.item()}
+    return {"loss": loss, **means, **batch.metrics, "grad_norm": norm}
+
+
+def joined(parts: list[tuple[float, dict[str, list[Tensor]]]]) -> tuple[float, dict[str, list[Tensor]]]:
+    """What the processes have measured: the sum of their losses, and each example's numbers."""
+    names = dict.fromkeys(name for _, seen in parts for name in seen)
+    seen = {name: [values for _, each in parts for values in each.get(name, [])] for name in names}
+    return sum(loss for loss, _ in parts), seen
 
 
 # ---- from feedback to batches
@@ -246,17 +281,10 @@ def picked(rollout: Rollout, examples: Sequence[int]) -> Rollout:
     return dataclasses.replace(rows, **cut)
 
 
-def examples_of(batch: Rollout, size: int | None) -> list[Rollout]:
-    """The batch in parts of at most `size` examples."""
-    everyone = range(len(batch.prompts))
-    size = size or len(everyone)
-    return [picked(batch, everyone[start : start + size]) for start in everyone[::size]]
-
-
 @torch.no_grad()
 def scored(policy: Policy, rollout: Rollout, size: int = 256) -> Tensor:
     """log pi of every token, a few rows at a time."""
-    return torch.cat([policy.score(part) for part in parts(rollout, size)])
+    return torch.cat([policy.score(rollout[rows]) for rows in parts(len(rollout), size)])
 
 
 def _check(model, data, method, name: str, epochs: int, batch: int) -> None:

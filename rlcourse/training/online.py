@@ -11,30 +11,29 @@ memory of how it got there.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import random
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rlcourse.kl import kl_estimate
 from rlcourse.lm import Policy, Rollout
 from rlcourse.lm.routing import has_experts
 from rlcourse.methods.protocol import OnlineMethod
-from rlcourse.tasks.ask import ask
+from rlcourse.tasks.ask import ask, suited
 from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
-from rlcourse.training import checkpoint
+from rlcourse.training import precision
+from rlcourse.training.folder import Folder, described, fingerprint, settings
+from rlcourse.training.presets import preset
+from rlcourse.training.processes import ALONE, Alone, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
-
-
-def stream(*parts) -> int:
-    """A seed of its own for every use, from names and numbers."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
+from rlcourse.training.seeds import stream
 
 
 def train(
@@ -44,7 +43,7 @@ def train(
     *,
     steps: int | None = None,
     tokens: int | None = None,
-    responses: int = 128,
+    responses: int | None = None,
     lr: float | None = None,
     temperature: float = 1.0,
     max_tokens: int | None = None,
@@ -57,22 +56,37 @@ def train(
     checkpoint_every: int = 50,
     resume: bool = False,
     sample_every: int = 25,
+    shard: bool = False,
+    gradient_checkpointing: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Improve `policy` in place on `task`, for so many `steps` or so many sampled `tokens`.
 
-    responses         sampled a step, over all prompts: `responses // method.group_size` prompts
-    lr                learning rate; by default 3e-4 for a pocket model, 1e-6 for others
-    micro_batch       rows scored at once; changes the memory, not the gradient
+    responses         sampled a step, over all prompts and processes: `responses // method.group_size` prompts.
+                      By default 128; 32 of a model other than a pocket on a CPU
+    lr                learning rate; by default 3e-4 for a pocket model, 1e-6 for others, 1e-5 for an adapter
+    micro_batch       rows scored at once in a process; changes the memory, not the gradient
     reference         where KL is measured from; by default, where the method needs one, the policy as it comes in
     engine            makes of the policy what samples, where that is not the policy itself: say, a copy in bfloat16
     out, resume       a folder for checkpoints; `resume=True` goes on from the last one there
     sample_every      every so many steps a few fixed prompts are asked again, for `run.table()`
+    shard             under torchrun: divide weights and moments between the processes (FSDP2)
+    gradient_checkpointing   compute each layer again in the backward pass: less memory, a third more time
+    tensorboard       write what is measured for TensorBoard too, into out/tensorboard
     """
     if (steps is None) == (tokens is None):
         raise ValueError("train for so many steps=..., or for so many sampled tokens=...: give one of them")
     if (steps if tokens is None else tokens) < 1:
         raise ValueError(f"steps={steps}, tokens={tokens} is nothing to train for: give a positive number")
+    if shard and engine:
+        raise ValueError("engine= makes a copy of the policy, and with shard=True no process has all of it to copy")
+    task = suited(task, policy)
+    max_tokens = max_tokens or task.max_tokens
+    usual = preset(policy, max_tokens)
+    lr = usual.lr if lr is None else lr
+    responses = usual.responses if responses is None else responses
+    micro_batch = micro_batch or usual.micro_batch
     n_prompts, rest = divmod(responses, method.group_size)
     if n_prompts == 0 or rest:
         raise ValueError(
@@ -85,42 +99,53 @@ def train(
             "For a fresh start load it again, or train policy.copy().",
             stacklevel=2,
         )
-    lr = lr if lr is not None else (3e-4 if policy.name.startswith("pocket") else 1e-6)
-    max_tokens = max_tokens or task.max_tokens
     if reference is None and "ref_logp" in method.needs:
-        reference = policy.copy()
-
-    state = method.init(policy)
-    groups = [{"params": list(policy.parameters()), "lr": lr}]
-    for module in modules(state):
-        groups.append({"params": list(module.parameters()), "lr": method.critic_lr or lr})
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    watched = [task.draw(random.Random(stream("watched", i))) for i in range(8)]
-    run = Run(policy, task, method, seed, state=state, prompts=[problem.prompt for problem in watched])
-    out = Path(out) if out else None
+        reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        policy=policy.name,
-        task=repr(task),
-        method=repr(method),
+        kind="train",
+        **settings(policy),
+        task=described(task),
+        method=described(method),
         responses=responses,
         lr=lr,
         temperature=temperature,
         max_tokens=max_tokens,
         max_grad_norm=max_grad_norm,
         engine=getattr(engine, "__name__", engine and type(engine).__name__),
+        measured_from=fingerprint(reference),
         seed=seed,
+        shard=shard,
     )
-    step = _resume(out, resume, run, config, policy, optimizer, state) if out else 0
+    budget = dict(
+        **({"steps": steps} if steps else {"tokens": tokens}),
+        micro_batch=micro_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
+        tensorboard=tensorboard,
+    )
+
+    if gradient_checkpointing:
+        policy.checkpoint_layers()
+    state = method.init(policy)
+    processes = team(policy, modules(state), shard)
+    weights = [(policy.parameters(), lr), *((m.parameters(), method.critic_lr or lr) for m in modules(state))]
+    optimizer = precision.adamw(weights)
+    watched = [task.draw(random.Random(stream("watched", i))) for i in range(8)]
+    run = Run(policy, task, method, seed, state=state, prompts=[problem.prompt for problem in watched])
+    folder = Folder(out, run, config | {"processes": processes.size}, budget, processes.rank == 0, tensorboard)
+    step = folder.resume(resume, policy, optimizer, state)
     earlier = list(policy.trained)
     spent = run.history[-1]["sampled_tokens"] if run.history else 0
     clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
-    progress = Progress(run, quiet)
+    progress = Progress(run, quiet or processes.rank > 0)
 
     def sample_watched() -> None:
-        answers, _ = ask(
-            policy, task, watched, max_tokens=max_tokens, temperature=temperature, seed=stream("watched")
-        )
-        run.samples[step] = list(zip(answers.texts, answers.correct.tolist(), strict=True))
+        with processes.gathered():
+            answers, _ = ask(
+                policy, task, watched, max_tokens=max_tokens, temperature=temperature, seed=stream("watched")
+            )
+        folder.watch(step, list(zip(answers.texts, answers.correct.tolist(), strict=True)))
 
     def done() -> float:
         return step / steps if steps else spent / tokens
@@ -129,29 +154,29 @@ def train(
         sample_watched()
     while done() < 1:
         step += 1
-        sampler = engine(policy) if engine else policy
-        rollout, metrics = collect(sampler, task, method, n_prompts, max_tokens, temperature, seed, step)
+        with processes.gathered():
+            sampler = engine(policy) if engine else policy
+            rollout, metrics = collect(
+                sampler, task, method, n_prompts, max_tokens, temperature, seed, step, processes
+            )
+            if rollout:
+                complete(policy, reference, method, state, rollout, micro_batch, processes)
         spent += metrics.pop("tokens")
         if rollout:
-            complete(policy, reference, method, state, rollout, micro_batch)
             rollout.advantages = method.advantages(rollout, state)
             metrics |= rollout.metrics | learn(
-                policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step)
+                policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step), processes
             )
         policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]  # interrupted runs too
-        run.history.append(
+        folder.note(
             {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
         )
         finished = done() >= 1 or not rollout
         if step % sample_every == 0 or finished:
             sample_watched()
         progress.update(done(), last=finished)
-        if out:
-            with (out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(run.history[-1]) + "\n")
-            if step % checkpoint_every == 0 or finished:
-                record = {"config": config, "history": run.history, "samples": run.samples}
-                checkpoint.save(out, step, policy.model, optimizer, state, record)
+        if step % checkpoint_every == 0 or finished:
+            folder.save(step, policy, optimizer, state)
         if not rollout:
             warnings.warn(
                 f"stopped at step {step}: {type(method).__name__} kept none of the {metrics['prompts_drawn']} "
@@ -161,6 +186,7 @@ def train(
             )
             break
     policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]
+    processes.finish()
     return run
 
 
@@ -173,6 +199,7 @@ def collect(
     temperature: float,
     seed: int,
     step: int,
+    processes: Alone = ALONE,
 ) -> tuple[Rollout | None, dict]:
     """A rollout of `n_prompts` groups that the method keeps, of fewer if it turned down too many, and None
     if it kept none. What was sampled and dropped is counted too."""
@@ -181,7 +208,7 @@ def collect(
     for attempt in range(1 + method.refills):
         problems = [task.draw(rng) for _ in range(n_prompts)]
         how = dict(max_tokens=max_tokens, temperature=temperature)
-        rollout, grades = ask(
+        rollout, grades = processes.ask(
             sampler, task, problems, method.group_size, seed=stream(seed, step, "sample", attempt), **how
         )
         drawn, spent = drawn + n_prompts, spent + int(rollout.mask.sum())
@@ -198,7 +225,7 @@ def collect(
             groups = rollout.grouped(rollout.rewards)
             facts[-1]["tied_groups"] = (groups.amax(1) == groups.amin(1)).float().mean().item()
         if "greedy" in method.needs:
-            greedy, _ = ask(sampler, task, problems, greedy=True, **how)
+            greedy, _ = processes.ask(sampler, task, problems, greedy=True, **how)
             rollout.greedy_rewards = greedy.rewards[rollout.owner]
             spent += int(greedy.mask.sum())
         keep = method.keep(rollout)
@@ -227,18 +254,19 @@ def complete(
     state: dict,
     rollout: Rollout,
     size: int | None,
+    processes: Alone = ALONE,
 ) -> None:
     """Fill in what the method needs beside the rewards, `size` rows at a time."""
     if "engine_logp" in method.needs:
         replay = rollout.routing is not None
         rollout.engine_logp = rollout.logp
-        rollout.logp = torch.cat([policy.score(part, replay) for part in parts(rollout, size)])
+        rollout.logp = processes.each(partial(policy.score, replay=replay), rollout, size)
     if reference:
-        rollout.ref_logp = torch.cat([reference.score(part) for part in parts(rollout, size)])
+        rollout.ref_logp = processes.each(reference.score, rollout, size)
         drift = kl_estimate(rollout.logp, rollout.ref_logp, "k1")
         rollout.metrics["kl"] = only(drift, rollout.mask).sum(1).mean().item()
     if "values" in method.needs:
-        rollout.values = torch.cat([state["critic"](part) for part in parts(rollout, size)])
+        rollout.values = processes.each(state["critic"], rollout, size)
 
 
 def modules(state: dict) -> list[torch.nn.Module]:
@@ -256,10 +284,15 @@ def look(policy: Policy, method: OnlineMethod, state: dict, batch: Rollout) -> N
         batch.values = state["critic"](batch, states)
 
 
-def parts(rollout: Rollout, size: int | None):
-    """The rollout in pieces of at most `size` rows."""
-    size = size or len(rollout)
-    return [rollout[start : start + size] for start in range(0, len(rollout), size)]
+def objective(
+    policy: Policy, method: OnlineMethod, state: dict, minibatch: Rollout, rows: slice
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The share of some rows in the loss of their minibatch, and the sums of what was measured on them."""
+    batch = minibatch[rows]
+    look(policy, method, state, batch)
+    per_token, metrics = method.loss(batch, state)
+    loss = (per_token * batch.weights).sum()
+    return loss, {name: only(value, batch.mask).sum().detach() for name, value in metrics.items()}
 
 
 def learn(
@@ -271,6 +304,7 @@ def learn(
     micro_batch: int | None,
     max_grad_norm: float,
     seed: int,
+    processes: Alone = ALONE,
 ) -> dict:
     """`epochs` passes over the rollout, `minibatches` optimizer steps each; means of what was measured."""
     rollout = dataclasses.replace(rollout, old_logp=rollout.logp, old_values=rollout.values)
@@ -286,47 +320,16 @@ def learn(
             minibatch.weights = method.weights(minibatch)
             n_tokens, measured = int(minibatch.mask.sum()), {"loss": 0.0}
             optimizer.zero_grad()
-            for batch in parts(minibatch, micro_batch):
-                look(policy, method, state, batch)
-                per_token, metrics = method.loss(batch, state)
-                loss = (per_token * batch.weights).sum()
-                loss.backward()
-                measured["loss"] += loss.item()
+            for some in processes.share(len(minibatch), micro_batch):
+                loss, metrics = processes.backward(partial(objective, policy, method, state, minibatch), some)
+                precision.collect(optimizer)
+                measured["loss"] += loss
                 for name, value in metrics.items():
-                    measured[name] = measured.get(name, 0.0) + only(value, batch.mask).sum().item() / n_tokens
-            for module in (*modules(state), policy):
-                norm = torch.nn.utils.clip_grad_norm_(
-                    module.parameters(), max_grad_norm, error_if_nonfinite=True
-                )
+                    measured[name] = measured.get(name, 0.0) + value.item() / n_tokens
+            norm = precision.clip(optimizer, max_grad_norm)
             optimizer.step()
             updates += 1
-            for name, value in {**measured, "grad_norm": norm.item()}.items():
-                sums[name] = sums.get(name, 0.0) + value
+            for part in (*processes.gather(measured), {"grad_norm": norm}):
+                for name, value in part.items():
+                    sums[name] = sums.get(name, 0.0) + value
     return {name: total / updates for name, total in sums.items()}
-
-
-def _resume(out: Path, resume: bool, run: Run, config: dict, policy: Policy, optimizer, state: dict) -> int:
-    """Put a run back where its last checkpoint left it; the step it stands at."""
-    found = checkpoint.checkpoints(out)
-    if found and not resume:
-        raise ValueError(
-            f"{out} already holds a run, up to {found[-1].name}. resume=True goes on with it; another out= keeps both."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    if not found:
-        (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        (out / "metrics.jsonl").write_text("")
-        return 0
-    theirs = json.loads((found[-1] / "record.json").read_text())["config"]
-    if changed := [name for name in config if theirs.get(name) != config[name]]:
-        name = changed[0]
-        raise ValueError(
-            f"{out} was run with {name}={theirs.get(name)!r}, and now {name}={config[name]!r}: a resumed run must "
-            "be the same run. Give the old value, or another out= for a new one."
-        )
-    record = checkpoint.load(found[-1], policy.model, optimizer, state)
-    run.history[:] = record["history"]
-    run.samples.update({int(k): [tuple(pair) for pair in v] for k, v in record["samples"].items()})
-    lines = "".join(json.dumps(row) + "\n" for row in run.history)
-    (out / "metrics.jsonl").write_text(lines)
-    return record["step"]

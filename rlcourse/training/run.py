@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import html
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rlcourse.lm import Policy, Scorer
+from rlcourse.training import named
 
 
 @dataclass
 class Run:
     """What `train` and `fit` give back. `history` holds one dict a step."""
 
-    policy: Policy | Scorer
+    policy: Policy | Scorer | None
     task: object  # None of an offline run
     method: object
     seed: int = 0
@@ -22,6 +26,30 @@ class Run:
     samples: dict[int, list[tuple[str, bool | None]]] = field(
         default_factory=dict
     )  # step -> (answer, correct)
+    config: dict = field(default_factory=dict, repr=False)  # what makes it this run
+
+    @staticmethod
+    def load(folder: str | Path) -> Run:
+        """What a run has written, for plots and tables: no model is loaded, `policy` is None."""
+        folder = Path(folder)
+        if not (folder / "config.json").exists() or not (folder / "metrics.jsonl").exists():
+            raise ValueError(f"{folder} holds no run: there is no config.json with a metrics.jsonl in it")
+        config = json.loads((folder / "config.json").read_text())
+        samples: dict = {}
+        prompts: dict = {}  # by step, so that one that is asked twice counts twice
+        for line in _whole_lines(folder / "samples.jsonl"):
+            samples.setdefault(line["step"], []).append((line["answer"], line["correct"]))
+            prompts.setdefault(line["step"], []).append(line["prompt"])
+        return Run(
+            policy=None,
+            task=_remade(named.task, config.get("task")),
+            method=_remade(named.method, config["method"]),
+            seed=config["seed"],
+            history=_whole_lines(folder / "metrics.jsonl"),
+            prompts=prompts[min(prompts)] if prompts else [],
+            samples=samples,
+            config=config,
+        )
 
     def __repr__(self) -> str:
         if not self.history:
@@ -129,6 +157,20 @@ LABELS = {
     "reference_kl": "reference point z (nats)",
     "examples": "examples",
 }
+
+
+def _whole_lines(file: Path) -> list[dict]:
+    """Every line of a JSONL file but a last one that a kill has cut."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _remade(make: Callable, text: str | None):
+    """The object that the text stands for, or the text where that was made in Python, as a judge is."""
+    try:
+        return text and make(text)
+    except ValueError:
+        return text
 
 
 def _mark(sample: tuple[str, bool | None]) -> str:
