@@ -476,8 +476,11 @@ def test_the_token_loop_asks_the_device_for_nothing(name, monkeypatch):
     monkeypatch.setattr(StaticCache, "step", watched)
     with Questions() as questions:
         policy.sample(["1+2="], 4, max_tokens=15, top_k=8, top_p=0.9)
-    assert len(seen) == 14 and seen[0] == seen[-1]
-    assert len(questions.seen) > seen[-1]  # it does notice: the end of the loop asks
+        assert len(seen) == 14 and seen[0] == seen[-1]
+        for question in (lambda x: x.item(), bool, lambda x: x[x > 0], torch.nonzero):  # it would notice
+            before = len(questions.seen)
+            question(torch.ones(1))
+            assert len(questions.seen) > before
 
 
 def test_what_cannot_be_recorded_takes_the_growing_cache():

@@ -86,9 +86,7 @@ def _device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)  # a device may be known and not be here
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(
-            f"There is no device {name!r} here: 'cpu' is always, 'cuda' where a GPU is"
-        ) from None
+        raise ValueError(f"There is no device {name!r} here: pass 'cpu', or 'cuda' with a GPU") from None
     return device
 
 
@@ -133,19 +131,14 @@ def _check_memory(name: str, config, dtype: torch.dtype, device: torch.device) -
 
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, dtype=dtype).parameters())
-    need = size * dtype.itemsize
+    need, half = size * dtype.itemsize / 1e9, size * 2 / 1e9
     for place in {torch.device("cpu"), device}:  # weights pass through the CPU's memory on their way
-        free = _free(place)
+        free = _free(place) / 1e9
         if need > free:
-            fits = size * 2 <= free
+            less = f"dtype='bfloat16' takes {half:.3g} GB" if half <= free else "take a smaller model"
             raise TooLittleMemory(
-                f"{name} takes {need / 1e9:.3g} GB in {str(dtype)[6:]}, and {place} has {free / 1e9:.3g} GB free: "
-                + (
-                    f"dtype='bfloat16' takes {size * 2 / 1e9:.3g} GB, and "
-                    if fits
-                    else "take a smaller model; "
-                )
-                + "to train, lora=16 takes little more, where all weights take four times as much."
+                f"{name} takes {need:.3g} GB in {str(dtype)[6:]}, and {place} has {free:.3g} GB free: {less}; "
+                "to train, lora=16 takes little more than that, where all weights take four times as much."
             )
 
 
