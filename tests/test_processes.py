@@ -239,11 +239,12 @@ def test_two_processes_take_the_step_that_one_takes(name, shard, ranks, monkeypa
 def test_gradients_of_bfloat16_weights_are_summed_in_float32(shard, ranks, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Noted)
     expected, _ = gradient(ONLINE["sequence"], dtype=torch.bfloat16)
+    first = slice(len(expected) // 4)  # of four updates: later a ratio may stand on the other side of the clip
     for rank in ranks:
-        changes, _ = rank[shard]["bfloat16"]
-        size = sum(b.float().norm() ** 2 for b in expected) ** 0.5
-        off = sum((a.float() - b.float()).norm() ** 2 for a, b in zip(changes, expected, strict=True)) ** 0.5
-        assert off < 0.1 * size
+        found, _ = rank[shard]["bfloat16"]
+        assert all(grad.dtype == torch.float32 for grad in found)
+        found, theirs = (torch.cat([grad.flatten() for grad in grads[first]]) for grads in (found, expected))
+        assert (found - theirs).norm() < 0.03 * theirs.norm()
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_a_killed_process_ends_the_job_with_a_clear_sentence(killed, out):
 
 def test_it_resumes_to_the_numbers_of_the_run_that_nothing_stopped(killed, out, ranks):
     """By `accelerate launch`, which sets the same environment as torchrun."""
-    launcher = "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"
+    launcher = "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"
     done = launch("resume", out, *launcher, "--mixed_precision", "no", "--dynamo_backend", "no")
     assert done.returncode == 0, done.stderr[-6000:]
     for rank in (0, 1):
@@ -306,11 +307,5 @@ def test_dividing_a_model_needs_processes_to_divide_it_between():
 
 
 def test_one_process_starts_no_group_of_processes():
-    code = (
-        "import sys, torch.distributed as dist; from rlcourse import load_policy, train; "
-        "from rlcourse.tasks import Sums; from rlcourse.methods import GRPO; "
-        "train(load_policy(), Sums(), GRPO(), steps=1, responses=8, quiet=True); "
-        "print(dist.is_initialized(), 'torch.distributed.fsdp' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "False"], done.stderr
+    trained("GRPO", steps=1)
+    assert not torch.distributed.is_initialized()

@@ -50,7 +50,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
     fields = [field.name for field in dataclasses.fields(known[name]) if field.init]
     if len(call.args) > len(fields):
         raise ValueError(f"{name} takes {len(fields)} settings, and {text!r} gives it {len(call.args)}")
-    given = dict(zip(fields, call.args, strict=False)) | {word.arg: word.value for word in call.keywords}
+    given = dict(zip(fields, call.args, strict=False)) | {word.arg or "**": word.value for word in call.keywords}
     values = {}
     for field, value in given.items():
         if field not in fields:
@@ -73,8 +73,8 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
 def _nearest(word: str, known) -> str:
     """", did you mean ...?", if something is near."""
     spelled = {each.lower(): each for each in known}
-    near = get_close_matches(word.lower(), spelled, 1)
-    return f"; did you mean {spelled[near[0]]}?" if near else ""
+    near = get_close_matches(word.lower(), spelled)
+    return f"; did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
 
 
 def _example(known: dict) -> str:
