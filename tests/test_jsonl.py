@@ -191,7 +191,7 @@ def test_an_answer_is_the_same_number_or_the_same_text(file, answer, text, right
 @given(st.text() | st.text(alphabet="\\boxed{}#0123456789.,-/ \n$", max_size=60))
 def test_no_response_at_all_raises(text):
     task = object.__new__(Questions)
-    assert final(text) is not None and normal(text) == normal(normal(text))
+    assert len(normal(final(text))) <= 3 * len(text)  # ß is casefolded to ss, ΐ to three
     for wanted in ("7", "Paris"):
         task.read(Question("?", wanted), text)
     assert task.answer_of(text) != ""
