@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlcourse.export import openrlhf, trl, verl
 from rlcourse.export.experiment import Experiment
-from rlcourse.lm.policy import POCKETS
+from rlcourse.lm.loading import POCKETS
 
 LIBRARIES = {"trl": trl, "verl": verl, "openrlhf": openrlhf}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from rlcourse.lm import Rollout
-from rlcourse.lm.policy import pockets
+from rlcourse.lm import pockets
 from rlcourse.methods.corrections import TIS, Correction
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.training import named

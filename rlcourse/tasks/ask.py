@@ -36,7 +36,7 @@ def shown(task) -> str:
     values = {field.name: getattr(task, field.name) for field in fields(task) if field.repr}
     said = {name: repr(value) for name, value in values.items()}
     if judge := values.get("judge"):
-        said["judge"] = getattr(judge, "__qualname__", None) or re.sub(" at 0x[0-9a-f]+", "", repr(judge))
+        said["judge"] = repr(judge)
     return f"{type(task).__name__}({', '.join(f'{name}={value}' for name, value in said.items())})"
 
 

@@ -1,16 +1,20 @@
-"""`rlcourse`, the command. Each subcommand is an `add_...` function here, and imports its work when it runs."""
+"""`rlcourse quiz`: the interview cards in a terminal."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from rlcourse.cli.parser import command
 
-def add_quiz(commands) -> None:
-    parser = commands.add_parser(
+
+def add(commands) -> None:
+    parser = command(
+        commands,
         "quiz",
+        run_quiz,
         help="practise the interview cards",
         description="Practise the interview cards, with spaced repetition. workbook/quiz.json keeps your ratings.",
+        example="rlcourse quiz --topic grpo --difficulty hard",
     )
     parser.add_argument("--topic", help="only this topic: ppo, kl, grpo, preferences or systems")
     parser.add_argument("--difficulty", help="only these: easy, medium or hard")
@@ -18,7 +22,6 @@ def add_quiz(commands) -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="one card a line, and no quiz")
     instead.add_argument("--export", type=Path, metavar="DECK.apkg", help="write an Anki deck, and no quiz")
-    parser.set_defaults(run=run_quiz, parser=parser)
 
 
 def run_quiz(options: argparse.Namespace) -> int:
@@ -52,27 +55,3 @@ def run_quiz(options: argparse.Namespace) -> int:
 
         quiz.session(chosen, quiz.PROGRESS)
     return 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """0: done. 1: it could not be done. 2: the command line asks for something that there is not."""
-    parser = argparse.ArgumentParser(
-        prog="rlcourse", description="Reinforcement learning for language models, a textbook that runs."
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_quiz(commands)
-    options = parser.parse_args(arguments)
-    try:
-        code = options.run(options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `rlcourse quiz --list | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        print(f"rlcourse: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
