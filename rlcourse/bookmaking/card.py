@@ -1,4 +1,4 @@
-"""What a pocket model can do, measured, and the card that says so."""
+"""What a model of ours can do, measured, and the card that says so."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from rlcourse.evaluate import pass_at_k
 from rlcourse.lm import Policy
 from rlcourse.tasks import ask, helpdesk
-from rlcourse.tasks.sums import SLIP, WORKED, Sums
+from rlcourse.tasks.sums import Sums
 
 DIAL = [(2, 1), (2, 2), (3, 2), (3, 3), (4, 2), (5, 2), (5, 3), (6, 2), (7, 2), (8, 2)]  # (terms, digits)
 
 
-def probe(policy: Policy, task: sums.Sums, problems: int = 512) -> dict[str, float]:
+def probe(policy: Policy, task: Sums, problems: int = 512) -> dict[str, float]:
     """One answer a problem, at temperature 1: how many are right, are worked, and are right when worked or not."""
     rng = random.Random("probe")
     _, grades = ask(policy, task, [task.draw(rng) for _ in range(problems)])
@@ -43,45 +43,37 @@ def gold(policy: Policy, tickets: int = 256) -> float:
     return sum(map(helpdesk.gold_score, drawn, replies)) / tickets
 
 
-def scores(policy: Policy) -> dict:
+def scores(policy: Policy, dial: list[tuple[int, int]] = DIAL, problems: int = 512) -> dict:
     by_dial = {
-        f"{terms} x {digits}": probe(policy, Sums(terms, digits))
-        | {"pass@64": pass_at_64(policy, Sums(terms, digits))}
-        for terms, digits in DIAL
+        f"{terms} x {digits}": probe(policy, Sums(terms, digits), problems)
+        | {"pass@64": pass_at_64(policy, Sums(terms, digits), problems // 16 or 1)}
+        for terms, digits in dial
     }
-    return {"sums": by_dial, "helpdesk gold": gold(policy)}
+    return {"sums": by_dial, "helpdesk gold": gold(policy, problems // 2)}
 
 
 def describe(
-    policy: Policy, folder: Path, what: str, seed: int, steps: int, minutes: float, loss: float
+    policy: Policy,
+    folder: Path,
+    about: str,
+    facts: dict,
+    dial: list[tuple[int, int]] = DIAL,
+    problems: int = 512,
 ) -> None:
-    """Save the policy with `scores.json` and a card for people, README.md."""
+    """Save the policy with a card for people, README.md, and at last `scores.json`: where that is, all is there."""
     policy.save(folder)
-    measured = scores(policy)
-    facts = dict(seed=seed, steps=steps, minutes=round(minutes, 1), loss=round(loss, 4), scores=measured)
-    (folder / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
-    size = sum(p.numel() for p in policy.parameters())
+    measured = scores(policy, dial, problems)
     columns = ("accuracy", "worked", "right_if_worked", "right_if_direct", "pass@64")
     rows = "\n".join(
-        f"| {dial} | " + " | ".join("-" if isnan(s[c]) else f"{s[c]:.2f}" for c in columns) + " |"
-        for dial, s in measured["sums"].items()
+        f"| {at} | " + " | ".join("-" if isnan(s[c]) else f"{s[c]:.2f}" for c in columns) + " |"
+        for at, s in measured["sums"].items()
     )
-    share = f"{WORKED:.0%} of the answers are worked, and {SLIP:.0%} of their steps slip"
-    if policy.name == "pocket-direct":
-        share = "not one answer is worked"
     (folder / "README.md").write_text(f"""# {policy.name}
 
-{what} {size:,} parameters, {type(policy.model).__name__}, float32.
-
-Built by `python -m rlcourse.bookmaking.pretrain {policy.name}` with seed {seed}: {steps:,} steps, about
-{round(minutes)} minutes on one core, last loss {loss:.3f} nats a token. Its text is generated and is of three kinds:
-sums and their answers ({share}), pages of a primer of
-two-number additions, and a helpdesk's messages with replies of every quality. No text from outside, and
-nobody's data.
+{about}
 
 What it does before any training by reinforcement, at temperature 1. `3 x 2` means three terms of two digits.
-The text holds sums of 2 to 5 terms of 1 to 3 digits: what is longer, the model has never seen. One answer to
-each of 512 problems; pass@64 over 32 problems.
+One answer to each of {problems} problems; pass@64 over {problems // 16 or 1} problems.
 
 | terms x digits | accuracy | worked | right if worked | right if direct | pass@64 |
 |---|---|---|---|---|---|
@@ -91,3 +83,4 @@ Helpdesk: mean gold score of its replies {measured["helpdesk gold"]:.2f}, on a s
 
 It is made for teaching. It knows nothing but these two worlds.
 """)
+    (folder / "scores.json").write_text(json.dumps(facts | {"scores": measured}, indent=1) + "\n")

@@ -1,9 +1,10 @@
-"""Build a pocket model from nothing: `python -m rlcourse.bookmaking.pretrain pocket`.
+"""Build a pocket model from nothing: `python -m rlcourse.bookmaking.pretrain pocket`; or `lab`, on a GPU.
 
 The text is generated (tasks/sums.py, tasks/helpdesk.py), the tokenizer is read off it, and the
 weights are trained to predict it. One seed and one thread, so that the same machine builds the
 same bytes again. The model goes to runs/pockets/; `--ship` puts it in the place of the one that
-the package brings. A card with its cost and its scores is written beside the weights.
+the package brings. A card with its cost and its scores is written beside the weights. `lab` is built by
+lab.py, and only when it is named.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from rlcourse.bookmaking import lab
 from rlcourse.bookmaking.card import describe, probe
+from rlcourse.bookmaking.muon import Optimizer
 from rlcourse.lm import Policy, Rollout
 from rlcourse.lm.pocket import build_model, build_tokenizer
 from rlcourse.lm.policy import POCKETS
@@ -64,37 +67,6 @@ def loss_of(policy: Policy, part: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
     return nll, policy.model.config.router_aux_loss_coef * out.aux_loss
 
 
-class Optimizer:
-    """Muon for the matrices between layers, AdamW for embeddings, norms and routers.
-
-    With AdamW alone the model had not begun to add two numbers when with Muon it got two in three right.
-    Muon takes matrices; a stack of experts is handed to it slice by slice, in the same memory.
-    """
-
-    def __init__(self, policy: Policy):
-        self.slices, matrices, others = [], [], []
-        for name, p in policy.model.named_parameters():
-            if p.dim() == 3:
-                self.slices += [(p, i, torch.nn.Parameter(p.data[i])) for i in range(len(p))]
-            elif p.dim() == 2 and "embed" not in name and not name.endswith("mlp.gate.weight"):
-                matrices.append(p)
-            else:
-                others.append(p)
-        matrices += [leaf for _, _, leaf in self.slices]
-        self.parts = [
-            torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-
-    def step(self, rate: float) -> None:
-        for stack, i, leaf in self.slices:
-            leaf.grad = stack.grad[i]
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = rate
-            part.step()
-
-
 def pretrain(name: str, folder: Path, steps: int = STEPS, seed: int = SEED) -> Policy:
     recipe = RECIPES[name]
     worked_share = recipe.get("worked_share", sums.WORKED)
@@ -125,23 +97,49 @@ def pretrain(name: str, folder: Path, steps: int = STEPS, seed: int = SEED) -> P
                 f"worked {found['worked']:.2f}  {time.time() - started:.0f} s",
                 flush=True,
             )
-    minutes = (time.time() - started) / 60
-    describe(policy, folder, RECIPES[name]["what"], seed, steps, minutes, sum(losses[-250:]) / 250)
+    minutes, loss = (time.time() - started) / 60, sum(losses[-250:]) / 250
+    facts = dict(seed=seed, steps=steps, minutes=round(minutes, 1), loss=round(loss, 4))
+    describe(policy, folder, about(policy, facts), facts)
     return policy
 
 
+def about(policy: Policy, facts: dict) -> str:
+    size = sum(p.numel() for p in policy.parameters())
+    share = f"{sums.WORKED:.0%} of the answers are worked, and {sums.SLIP:.0%} of their steps slip"
+    if policy.name == "pocket-direct":
+        share = "not one answer is worked"
+    return f"""{RECIPES[policy.name]["what"]} {size:,} parameters, {type(policy.model).__name__}, float32.
+
+Built by `python -m rlcourse.bookmaking.pretrain {policy.name}` with seed {facts["seed"]}: {facts["steps"]:,} steps, about
+{round(facts["minutes"])} minutes on one core, last loss {facts["loss"]:.3f} nats a token. Its text is generated and is of three kinds:
+sums and their answers ({share}), pages of a primer of
+two-number additions, and a helpdesk's messages with replies of every quality. No text from outside, and
+nobody's data. The text holds sums of 2 to 5 terms of 1 to 3 digits: what is longer, the model has never seen."""
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pretrain pocket models from nothing.")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RECIPES)}; all of them by default")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser = argparse.ArgumentParser(description="Pretrain our models from nothing.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RECIPES)} (all of them by default), and lab")
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}; lab: {lab.STEPS}")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--out", type=Path, default=Path("runs/pockets"))
+    parser.add_argument("--out", type=Path, help=f"default: runs/pockets; lab: {lab.FOLDER.parent.name}")
     parser.add_argument("--ship", action="store_true", help="replace the models that the package brings")
+    parser.add_argument("--minutes", type=float, help="lab: stop after so many at the latest")
+    parser.add_argument("--tiny", action="store_true", help="lab: the same with a tiny model, to try the command")
     asked = parser.parse_args()
-    if unknown := set(asked.names) - set(RECIPES):
-        parser.error(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
+    if unknown := set(asked.names) - {*RECIPES, "lab"}:
+        parser.error(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join([*RECIPES, 'lab'])}")
+    if "lab" not in asked.names and (asked.minutes or asked.tiny):
+        parser.error("--minutes and --tiny are for lab")
+    if asked.tiny and not asked.out:
+        parser.error("--tiny wants an --out of its own: it would be taken for the real lab")
     for name in asked.names or RECIPES:
-        pretrain(name, (POCKETS if asked.ship else asked.out) / name, asked.steps, asked.seed)
+        if name == "lab":
+            folder = asked.out / name if asked.out else lab.FOLDER
+            lab.pretrain_lab(folder, asked.steps or lab.STEPS, asked.minutes, asked.seed, asked.tiny)
+        else:
+            folder = (POCKETS if asked.ship else asked.out or Path("runs/pockets")) / name
+            pretrain(name, folder, asked.steps or STEPS, asked.seed)
 
 
 if __name__ == "__main__":
