@@ -38,7 +38,10 @@ def told(run) -> dict:
     weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in run.policy.parameters()))
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in run.history]
     texts = json.dumps([rows, sorted(run.samples.items())])
-    return {"weights": weights.hexdigest()[:16], "numbers and texts": hashlib.sha256(texts.encode()).hexdigest()[:16]}
+    return {
+        "weights": weights.hexdigest()[:16],
+        "numbers and texts": hashlib.sha256(texts.encode()).hexdigest()[:16],
+    }
 
 
 def steps_of(out: Path) -> int:
@@ -51,7 +54,9 @@ def newest(out: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -71,7 +76,8 @@ def main() -> int:
     resumed = told(run(str(out)))
     print()
     for name in straight:
-        print(f"{name:18} {straight[name]} {resumed[name]} {'equal' if straight[name] == resumed[name] else 'DIFFERENT'}")
+        verdict = "equal" if straight[name] == resumed[name] else "DIFFERENT"
+        print(f"{name:18} {straight[name]} {resumed[name]} {verdict}")
     return straight != resumed
 
 

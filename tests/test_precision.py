@@ -76,7 +76,7 @@ def test_training_by_small_steps_moves_bfloat16_weights_only_through_masters(mon
     without = weights(run_once(low(fresh()), lr=1e-5))
 
     def moved(after):
-        return sum((after[name] != before[name]).sum().item() for name in before) / sum(p.numel() for p in before.values())
+        return sum((after[name] != before[name]).sum().item() for name in before)
 
     assert moved(without) < 0.6 * moved(with_masters)
 
@@ -104,7 +104,9 @@ def test_a_critic_and_the_offline_loop_have_masters_too(tmp_path):
     runs = [train(low(fresh()), Ones(), PPO(), steps=2, lr=1e-3, **SETTINGS) for _ in range(2)]
     assert timeless(runs[0].history) == timeless(runs[1].history)
     trunk = runs[0].state["critic"].trunk
-    assert any(not torch.equal(a, b) for a, b in zip(trunk.parameters(), low(fresh()).parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(trunk.parameters(), low(fresh()).parameters(), strict=True)
+    )
     policy = low(fresh())
     fit(policy, [Demonstration("1+2=", "3")] * 4, SFT(), lr=1e-3, quiet=True)
     assert not same_weights(weights(policy), weights(low(fresh())))

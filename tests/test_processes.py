@@ -1,7 +1,5 @@
 """Several processes make the run that one makes. This file is also the script that they run, under torchrun."""
 
-import copy
-import json
 import os
 import random
 import signal
@@ -15,7 +13,7 @@ import pytest
 import torch
 from tiny import build, characters
 
-from rlcourse import Policy, Scorer, fit, train
+from rlcourse import Policy, Scorer, fit, load_policy, train
 from rlcourse import methods as m
 from rlcourse.tasks import Demonstration, Pair, Verdict
 from rlcourse.tasks.sums import Sum
@@ -66,8 +64,16 @@ class Noted(torch.optim.SGD):
 
 
 GRADIENTS: list[torch.Tensor] = []
-SHARDED = {"sequence", "PPO", "shared critic", "pretraining", "imitation", "SFT", "KTO", "BradleyTerry"}
-SHARDED |= {"GRPO", "one prompt", "VC-PPO", "bfloat16"}  # of each kind one: FSDP2 is slow to set up
+SHARDED = {
+    "sequence",
+    "PPO",
+    "pretraining",
+    "imitation",
+    "SFT",
+    "BradleyTerry",
+    "GRPO",
+    "bfloat16",
+}  # slow to set up
 
 
 class Ones:
@@ -171,9 +177,13 @@ def work(task, out):
             found[shard]["bfloat16"] = gradient(ONLINE["sequence"], shard, torch.bfloat16)
             torch.optim.AdamW = adam
             found[shard] |= {f"train {name}": trained(name, shard) for name, _ in chosen(RUNS, shard)}
+        for steps in (2, 3):  # in two goes
+            again = {"shard": True, "out": out / "divided", "resume": True, "steps": steps}
+            found["divided"] = trained("bfloat16", **again)
         found["straight"] = trained("GRPO", out=out / "straight", checkpoint_every=2)
-    elif task == "die":  # in step 3, after the checkpoint of step 2; the first to be graded are the watched prompts
+    elif task == "die":
         method, settings = RUNS["GRPO"]
+        # in step 3, after the checkpoint of step 2; the first to be graded are the watched prompts
         train(fresh(), Ones(die_at=4), method, out=out / "run", checkpoint_every=2, **STEPS | settings)
     else:
         found["resumed"] = trained("GRPO", out=out / "run", checkpoint_every=2, resume=True)
@@ -239,7 +249,7 @@ def test_two_processes_take_the_step_that_one_takes(name, shard, ranks, monkeypa
 def test_gradients_of_bfloat16_weights_are_summed_in_float32(shard, ranks, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", Noted)
     expected, _ = gradient(ONLINE["sequence"], dtype=torch.bfloat16)
-    first = slice(len(expected) // 4)  # of four updates: later a ratio may stand on the other side of the clip
+    first = slice(len(expected) // 4)  # of four updates: later a ratio may be past the clip
     for rank in ranks:
         found, _ = rank[shard]["bfloat16"]
         assert all(grad.dtype == torch.float32 for grad in found)
@@ -294,6 +304,16 @@ def test_it_resumes_to_the_numbers_of_the_run_that_nothing_stopped(killed, out, 
         straight = ranks[rank]["straight"]
         assert all(torch.equal(a, b) for a, b in zip(found[0], straight[0], strict=True))
         assert found[1:] == straight[1:]
+
+
+def test_a_divided_run_is_kept_whole_and_resumes_to_the_same_numbers(out, ranks):
+    for rank in ranks:
+        straight, resumed = rank[True]["train bfloat16"], rank["divided"]
+        assert all(torch.equal(a, b) for a, b in zip(resumed[0], straight[0], strict=True))
+        assert resumed[1] == straight[1]
+    model = load_policy(out / "divided" / "step-000003").model  # float32: the masters themselves
+    theirs = [p.bfloat16() for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(theirs, ranks[0]["divided"][0], strict=True))
 
 
 def test_a_resumed_run_keeps_its_number_of_processes(out, killed):

@@ -16,7 +16,7 @@ from test_train import SETTINGS, Ones, fresh, same_weights, timeless, weights
 
 from rlcourse import Run, Scorer, fit, load_policy, train
 from rlcourse.methods import DPO, GRPO, KTO, SFT, VAPO, BradleyTerry
-from rlcourse.tasks import Demonstration, Pair, Sums
+from rlcourse.tasks import Pair, Sums
 from rlcourse.training import checkpoint, named
 from rlcourse.training.checkpoint import checkpoints
 from rlcourse.training.presets import preset
@@ -26,7 +26,9 @@ PAIRS = [Pair("1+1=", "2", "3"), Pair("2+2=", "4", "5")]
 
 
 def run_once(out=None, method=METHOD, policy=None, **changes):
-    return train(policy or fresh(), Ones(), method, out=out, **SETTINGS | {"steps": 4, "checkpoint_every": 2} | changes)
+    return train(
+        policy or fresh(), Ones(), method, out=out, **SETTINGS | {"steps": 4, "checkpoint_every": 2} | changes
+    )
 
 
 def lines(file):
@@ -46,7 +48,9 @@ def test_a_folder_says_what_the_run_is_and_all_that_happened(tmp_path):
     assert lines(tmp_path / "metrics.jsonl") == run.history
     samples = lines(tmp_path / "samples.jsonl")
     assert len(samples) == 3 * 8 and [line["step"] for line in samples[::8]] == [0, 2, 4]
-    assert samples[8] == dict(zip(("step", "prompt", "answer", "correct"), (2, run.prompts[0], *run.samples[2][0])))
+    assert samples[8] == dict(
+        zip(("step", "prompt", "answer", "correct"), (2, run.prompts[0], *run.samples[2][0]))
+    )
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000004"]
 
 
@@ -109,7 +113,9 @@ def full_for_tensors(*_, **__):
 
 
 @pytest.mark.parametrize("where", ["weights", "optimizer", "tokenizer", "record", "rename"])
-def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_says_so(where, tmp_path, monkeypatch):
+def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_says_so(
+    where, tmp_path, monkeypatch
+):
     straight = run_once()
     with monkeypatch.context() as patch:
         save = checkpoint.save
@@ -132,7 +138,12 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_says_so
         patch.setattr(checkpoint, "save", fills)
         with pytest.raises(OSError) as error:
             run_once(tmp_path)
-    for part in ("Step 4 could not be written", "No space left on device", "step-000002 is whole", "resume=True"):
+    for part in (
+        "Step 4 could not be written",
+        "No space left on device",
+        "step-000002 is whole",
+        "resume=True",
+    ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob(".draft-*"))  # what fills the disk is taken away again
@@ -145,12 +156,15 @@ def test_a_disk_that_fills_while_a_step_is_noted_says_so_too(tmp_path, monkeypat
     straight = run_once()
     real, steps = Path.open, iter(range(9))  # the first line is written to an empty file
 
-    def fills(path, *how):
-        return full() if path.name == "metrics.jsonl" and path.stat().st_size > 0 and next(steps) == 2 else real(path, *how)
+    def fills(path, *how, **more):
+        now = path.name == "metrics.jsonl" and path.stat().st_size > 0 and next(steps) == 2
+        return full() if now else real(path, *how, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", fills)
-        with pytest.raises(OSError, match="metrics.jsonl could not be written.*No space left.*step-000002 is whole"):
+        with pytest.raises(
+            OSError, match="metrics.jsonl could not be written.*No space left.*step-000002 is whole"
+        ):
             run_once(tmp_path)
     assert timeless(run_once(tmp_path, resume=True).history) == timeless(straight.history)
 
@@ -187,10 +201,13 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path):
 
 def test_a_run_goes_on_from_what_its_folder_says(tmp_path):
     straight = train(load_policy("pocket"), Sums(terms=2), GRPO(beta=0.1), steps=2, responses=16, quiet=True)
-    train(load_policy("pocket"), Sums(terms=2), GRPO(beta=0.1), steps=1, responses=16, quiet=True, out=tmp_path)
+    train(
+        load_policy("pocket"), Sums(terms=2), GRPO(beta=0.1), steps=1, responses=16, quiet=True, out=tmp_path
+    )
     config = json.loads((tmp_path / "config.json").read_text())
-    policy, task, method = load_policy(config["policy"]), named.task(config["task"]), named.method(config["method"])
-    settings = {name: config[name] for name in ("responses", "lr", "temperature", "max_tokens", "max_grad_norm", "seed")}
+    policy, task = load_policy(config["policy"]), named.task(config["task"])
+    settings = {name: config[name] for name in ("responses", "lr", "temperature", "max_tokens", "seed")}
+    method = named.method(config["method"])
     again = train(policy, task, method, **settings, steps=2, out=tmp_path, resume=True, quiet=True)
     assert same_weights(weights(again.policy), weights(straight.policy))
 
@@ -228,7 +245,9 @@ def test_a_folder_of_another_format_is_refused_by_its_number(tmp_path):
 # ---- objects by name
 
 
-@pytest.mark.parametrize("made", [GRPO(), GRPO(clip=0.1, scale=False), VAPO(), DPO(beta=0.3), KTO(), SFT(), METHOD])
+@pytest.mark.parametrize(
+    "made", [GRPO(), GRPO(clip=0.1, scale=False), VAPO(), DPO(beta=0.3), KTO(), SFT(), METHOD]
+)
 def test_a_methods_repr_makes_it_again(made):
     assert named.method(repr(made)) == made
 

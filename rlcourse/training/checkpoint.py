@@ -72,7 +72,7 @@ def said(out: Path, what: str, draft: Path | None = None) -> Iterator[None]:
         if draft:
             shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
         kept = checkpoints(out)
-        safe = f"{kept[-1].name} is whole, and resume=True goes on from it" if kept else "no checkpoint is there yet"
+        safe = f"{kept[-1].name} is whole: resume=True goes on from it" if kept else "no checkpoint is there"
         why = getattr(error, "strerror", None) or error
         raise OSError(f"{what} could not be written to {out}: {why}; {safe}.") from error
 
@@ -90,7 +90,8 @@ def load(folder: Path, model: Policy | Scorer, optimizer: torch.optim.Optimizer,
     twins, slots = masters(optimizer), {}
     for name, value in load_file(folder / "optimizer.safetensors").items():
         i, key = name.split(".", 1)
-        value = _placed(value, parameters[int(i)]) if value.dim() else value  # Adam's count of steps has no place
+        if value.dim():  # all but Adam's count of its steps
+            value = _placed(value, parameters[int(i)])
         if key == "master":
             twins[int(i)].data.copy_(value)
         else:
@@ -127,7 +128,9 @@ def _describe(policy: Policy, folder: Path) -> None:
             part.save_pretrained(folder)
 
 
-def _contents(model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict) -> Iterator[tuple[str, dict]]:
+def _contents(
+    model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict
+) -> Iterator[tuple[str, dict]]:
     """The files of a checkpoint, and the tensors in each."""
     policy = _policy(model)
     yield ("adapter", trained) if (trained := _adapter(policy)) else ("model", policy.model.state_dict())
@@ -142,7 +145,7 @@ def _contents(model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: d
 
 def _fill(module: nn.Module, file: Path, wanted: Collection[str] | None = None) -> None:
     own = module.state_dict()
-    found = {name: _placed(value, own[name]) if name in own else value for name, value in load_file(file).items()}
+    found = {name: _placed(value, own.get(name)) for name, value in load_file(file).items()}
     # strict=False: a tied head is stored once, under the name of the embedding that it shares
     try:
         missing, unexpected = module.load_state_dict(found, strict=False)
@@ -155,7 +158,7 @@ def _fill(module: nn.Module, file: Path, wanted: Collection[str] | None = None) 
         raise ValueError(f"{file} holds the weights of another model: {(unexpected or sorted(missing))[:3]}")
 
 
-def _placed(value: Tensor, like: Tensor) -> Tensor:
+def _placed(value: Tensor, like: Tensor | None) -> Tensor:
     """A whole tensor, divided between processes as `like` is, if it is."""
     if not hasattr(like, "full_tensor"):
         return value

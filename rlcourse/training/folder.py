@@ -4,7 +4,9 @@
     budget.json     how long it goes on and how it is laid out in memory: that may
     metrics.jsonl   a line a step
     samples.jsonl   a line for each answer to a watched prompt
-    step-000100/    the newest checkpoint: a model that `load_policy` takes, and all else that a resumed run needs
+    step-000100/    the newest checkpoint: a model that `load_policy` takes, with all that a resumed run needs
+
+Files are replaced whole, or grow by whole lines.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 
 from rlcourse.lm import Policy, Scorer
 from rlcourse.training import checkpoint
+from rlcourse.training.processes import Alone
 from rlcourse.training.run import Run
 
 FREE = ("rlcourse",)  # of the config: a newer version may go on with an older one's run
@@ -48,17 +51,22 @@ def fingerprint(policy: Policy | None) -> str | None:
 
 
 class Folder:
-    """Keeps a run on disk. Without a path nothing is kept; of several processes only the first `writes`."""
+    """Keeps a run on disk. Without a path nothing is kept; of several processes only the first writes."""
 
-    def __init__(self, path, run: Run, config: dict, budget: dict, writes: bool = True, tensorboard: bool = False):
+    def __init__(
+        self, path, run: Run, config: dict, budget: dict, processes: Alone, tensorboard: bool = False
+    ):
         self.path = Path(path) if path else None
-        self.run, self.budget = run, budget
+        self.run, self.budget, self.processes = run, budget, processes
+        config = {"rlcourse": version("rlcourse")} | config | {"processes": processes.size}
         # through JSON, so that it reads the same from the file
-        run.config = self.config = json.loads(json.dumps({"rlcourse": version("rlcourse")} | config))
-        self.writes = writes and self.path is not None
-        self.board = self._board() if tensorboard and writes else None
+        run.config = self.config = json.loads(json.dumps(config))
+        self.writes = self.path is not None and processes.rank == 0
+        self.board = self._board() if tensorboard and processes.rank == 0 else None
 
-    def resume(self, resume: bool, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict) -> int:
+    def resume(
+        self, resume: bool, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict
+    ) -> int:
         """Put a run back where its last checkpoint left it; the step it stands at, 0 for a new one."""
         found = checkpoint.checkpoints(self.path) if self.path else []
         if found and not resume:
@@ -72,6 +80,11 @@ class Folder:
             record = checkpoint.load(found[-1], model, optimizer, state)
             step, run.history[:] = record["step"], record["history"]
             run.samples.update({int(k): [tuple(pair) for pair in v] for k, v in record["samples"].items()})
+        if len(stand := set(self.processes.gather(step))) > 1:
+            raise ValueError(
+                f"the processes found checkpoints of different steps, {sorted(stand)}: {self.path} has to be on a "
+                "disk that all machines see"
+            )
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("config.json", json.dumps(self.config, indent=1) + "\n")
@@ -144,5 +157,7 @@ class Folder:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ValueError("tensorboard=True needs a package: pip install 'rlcourse[tensorboard]'") from None
+            raise ValueError(
+                "tensorboard=True needs a package: pip install 'rlcourse[tensorboard]'"
+            ) from None
         return SummaryWriter(str(self.path / "tensorboard"))

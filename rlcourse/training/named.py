@@ -35,7 +35,8 @@ def _made(text: str, kind: str, known: dict):
     except (SyntaxError, ValueError):
         tree = None
     if not isinstance(tree, ast.Name | ast.Call):
-        raise ValueError(f"{text!r} is no {kind}: write a name, or a name with settings, such as {_example(known)}")
+        example = {"method": "GRPO(clip=0.1)", "task": "Sums(terms=4)"}[kind]
+        raise ValueError(f"{text!r} is no {kind}: write a name, or a name with settings, such as {example}")
     return _value(tree, text, kind, known)
 
 
@@ -46,15 +47,18 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
     call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
     name = ast.unparse(call.func)
     if name not in known:
-        raise ValueError(f"there is no {kind} {name!r}{_nearest(name, known)}. There are {', '.join(sorted(known))}.")
+        there = ", ".join(sorted(known))
+        raise ValueError(f"there is no {kind} {name!r}{_nearest(name, known)}. There are {there}.")
     fields = [field.name for field in dataclasses.fields(known[name]) if field.init]
     if len(call.args) > len(fields):
         raise ValueError(f"{name} takes {len(fields)} settings, and {text!r} gives it {len(call.args)}")
-    given = dict(zip(fields, call.args, strict=False)) | {word.arg or "**": word.value for word in call.keywords}
+    given = dict(zip(fields, call.args, strict=False))
+    given |= {word.arg or "**": word.value for word in call.keywords}
     values = {}
     for field, value in given.items():
         if field not in fields:
-            raise ValueError(f"{name} has no setting {field!r}{_nearest(field, fields)}. It has {', '.join(fields)}.")
+            there = ", ".join(fields)
+            raise ValueError(f"{name} has no setting {field!r}{_nearest(field, fields)}. It has {there}.")
         try:
             values[field] = _value(value, text, kind, known if isinstance(value, ast.Call) else {})
         except ValueError as error:
@@ -71,11 +75,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
 
 
 def _nearest(word: str, known) -> str:
-    """", did you mean ...?", if something is near."""
+    """What may have been meant, if something is near."""
     spelled = {each.lower(): each for each in known}
     near = get_close_matches(word.lower(), spelled)
     return f"; did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
-
-
-def _example(known: dict) -> str:
-    return "GRPO(clip=0.1)" if "GRPO" in known else "Sums(terms=4)"

@@ -25,7 +25,7 @@ from rlcourse.tensors import only
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
 from rlcourse.training.presets import is_pocket
-from rlcourse.training.processes import ALONE, Alone, parts, team
+from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
@@ -72,7 +72,7 @@ def fit(
                 f"this very model has been trained by {name} already, and would be taken for the reference that the "
                 "run began with: resume with a model as it was then, or pass reference=..."
             )
-        if not resume:
+        if not resume and first():
             warnings.warn(
                 f"{name} has been fitted to this very model already; training goes on from there. "
                 "For a fresh start load it again, or fit a copy().",
@@ -82,43 +82,31 @@ def fit(
 
     examples = as_rollout(policy, data)
     others = mismatched(policy, data, seed) if "reference_kl" in method.needs else None
-    measured = "ref_logp" in method.needs
-    if measured and reference is None:
+    compared = "ref_logp" in method.needs
+    if compared and reference is None:
         reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        kind="fit",
-        **settings(policy),
-        data=stream(data),
-        method=described(method),
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        max_grad_norm=max_grad_norm,
-        measured_from=fingerprint(reference) if measured else None,
-        seed=seed,
-        shard=shard,
-    )
+        kind="fit", **settings(policy), data=stream(data), method=described(method), epochs=epochs, batch=batch, lr=lr,
+        max_grad_norm=max_grad_norm, measured_from=fingerprint(reference) if compared else None, seed=seed, shard=shard,
+    )  # fmt: skip
     budget = dict(
-        epochs=epochs,
-        micro_batch=micro_batch,
-        gradient_checkpointing=gradient_checkpointing,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-    )
+        epochs=epochs, micro_batch=micro_batch, checkpoint_every=checkpoint_every,
+        gradient_checkpointing=gradient_checkpointing, tensorboard=tensorboard,
+    )  # fmt: skip
 
     if gradient_checkpointing:
         policy.checkpoint_layers()
     processes = team(policy, [model] if isinstance(model, Scorer) else [], shard)
-    if measured:
+    if compared:
         for answers in filter(None, (examples, others)):
             answers.ref_logp = processes.each(partial(scored, reference), answers, None)
     trained = model.parameters() if isinstance(model, Scorer) else policy.parameters()
     optimizer = precision.adamw([(trained, lr)])
     run = Run(model, None, method, seed, prompts=[x.prompt for x in data[:8]] if model is policy else [])
-    folder = Folder(out, run, config | {"processes": processes.size}, budget, processes.rank == 0, tensorboard)
+    folder = Folder(out, run, config, budget, processes, tensorboard)
     step = folder.resume(resume, model, optimizer, {})
     clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
-    progress = Progress(run, quiet or processes.rank > 0)
+    progress = Progress(run, quiet or not first())
     plan = [rows for epoch in range(epochs) for rows in batches(examples, batch, stream(seed, epoch))]
 
     def sample_watched() -> None:

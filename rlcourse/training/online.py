@@ -30,7 +30,7 @@ from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
 from rlcourse.training.presets import preset
-from rlcourse.training.processes import ALONE, Alone, team
+from rlcourse.training.processes import ALONE, Alone, first, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
@@ -80,7 +80,9 @@ def train(
     if (steps if tokens is None else tokens) < 1:
         raise ValueError(f"steps={steps}, tokens={tokens} is nothing to train for: give a positive number")
     if shard and engine:
-        raise ValueError("engine= makes a copy of the policy, and with shard=True no process has all of it to copy")
+        raise ValueError(
+            "engine= makes a copy of the policy, and with shard=True no process has all of it to copy"
+        )
     task = suited(task, policy)
     max_tokens = max_tokens or task.max_tokens
     usual = preset(policy, max_tokens)
@@ -93,7 +95,7 @@ def train(
             f"{responses} responses a step do not divide into groups of {method.group_size}: "
             f"pass responses={max(1, n_prompts) * method.group_size}"
         )
-    if policy.trained and not resume:
+    if policy.trained and not resume and first():
         warnings.warn(
             f"this policy has been trained already ({', '.join(policy.trained)}); training goes on from there. "
             "For a fresh start load it again, or train policy.copy().",
@@ -102,28 +104,15 @@ def train(
     if reference is None and "ref_logp" in method.needs:
         reference = policy.base() if getattr(policy, "adapted", False) else policy.copy()
     config = dict(
-        kind="train",
-        **settings(policy),
-        task=described(task),
-        method=described(method),
-        responses=responses,
-        lr=lr,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        max_grad_norm=max_grad_norm,
+        kind="train", **settings(policy), task=described(task), method=described(method), responses=responses, lr=lr,
+        temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,
         engine=getattr(engine, "__name__", engine and type(engine).__name__),
-        measured_from=fingerprint(reference),
-        seed=seed,
-        shard=shard,
-    )
+        measured_from=fingerprint(reference), seed=seed, shard=shard,
+    )  # fmt: skip
     budget = dict(
-        **({"steps": steps} if steps else {"tokens": tokens}),
-        micro_batch=micro_batch,
-        gradient_checkpointing=gradient_checkpointing,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
-        tensorboard=tensorboard,
-    )
+        **({"steps": steps} if steps else {"tokens": tokens}), micro_batch=micro_batch, sample_every=sample_every,
+        checkpoint_every=checkpoint_every, gradient_checkpointing=gradient_checkpointing, tensorboard=tensorboard,
+    )  # fmt: skip
 
     if gradient_checkpointing:
         policy.checkpoint_layers()
@@ -133,12 +122,12 @@ def train(
     optimizer = precision.adamw(weights)
     watched = [task.draw(random.Random(stream("watched", i))) for i in range(8)]
     run = Run(policy, task, method, seed, state=state, prompts=[problem.prompt for problem in watched])
-    folder = Folder(out, run, config | {"processes": processes.size}, budget, processes.rank == 0, tensorboard)
+    folder = Folder(out, run, config, budget, processes, tensorboard)
     step = folder.resume(resume, policy, optimizer, state)
     earlier = list(policy.trained)
     spent = run.history[-1]["sampled_tokens"] if run.history else 0
     clock = time.monotonic() - (run.history[-1]["seconds"] if run.history else 0.0)
-    progress = Progress(run, quiet or processes.rank > 0)
+    progress = Progress(run, quiet or not first())
 
     def sample_watched() -> None:
         with processes.gathered():
@@ -164,9 +153,10 @@ def train(
         spent += metrics.pop("tokens")
         if rollout:
             rollout.advantages = method.advantages(rollout, state)
-            metrics |= rollout.metrics | learn(
+            measured = learn(
                 policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step), processes
-            )
+            )  # fmt: skip
+            metrics |= rollout.metrics | measured
         policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]  # interrupted runs too
         folder.note(
             {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
@@ -178,15 +168,16 @@ def train(
         if step % checkpoint_every == 0 or finished:
             folder.save(step, policy, optimizer, state)
         if not rollout:
-            warnings.warn(
-                f"stopped at step {step}: {type(method).__name__} kept none of the {metrics['prompts_drawn']} "
-                f"prompts that it was offered, of whose answers {metrics['correct']:.0%} were right. There is "
-                "nothing left to learn from at this difficulty.",
-                stacklevel=2,
-            )
             break
     policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]
     processes.finish()
+    if (last := run.history[-1])["prompts_kept"] == 0 and first():
+        warnings.warn(
+            f"stopped at step {step}: {type(method).__name__} kept none of the {last['prompts_drawn']} "
+            f"prompts that it was offered, of whose answers {last['correct']:.0%} were right. There is "
+            "nothing left to learn from at this difficulty.",
+            stacklevel=2,
+        )
     return run
 
 

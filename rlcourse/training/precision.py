@@ -31,7 +31,7 @@ def masters(optimizer: torch.optim.Optimizer) -> dict[int, nn.Parameter]:
 
 def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> torch.optim.Optimizer:
     """AdamW on the masters of these weights, each group with its learning rate."""
-    groups = [{"params": list(map(master, weights)), "lr": lr} for weights, lr in groups]
+    groups = [{"params": [master(w) for w in weights if w.requires_grad], "lr": lr} for weights, lr in groups]
     fused = groups[0]["params"][0].is_cuda or None  # one kernel for all weights, where there is one
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
     optimizer.register_step_post_hook(lambda *_: publish(optimizer))

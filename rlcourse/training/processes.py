@@ -30,7 +30,9 @@ from rlcourse.tasks.ask import ask
 from rlcourse.training.precision import whole
 from rlcourse.training.seeds import stream
 
-Objective = Callable[[slice], tuple[Tensor, dict[str, Tensor]]]  # of some rows: their loss, and what was measured
+Objective = Callable[
+    [slice], tuple[Tensor, dict[str, Tensor]]
+]  # of some rows: their loss, and what was measured
 
 
 class Alone:
@@ -77,6 +79,11 @@ def parts(n: int, size: int | None) -> list[slice]:
 ALONE = Alone()
 
 
+def first() -> bool:
+    """Is this the process that speaks for all?"""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def team(policy: Policy, others: list[nn.Module], shard: bool = False) -> Alone:
     """The processes that torchrun or `accelerate launch` has started. `others` is trained beside the policy.
 
@@ -89,7 +96,9 @@ def team(policy: Policy, others: list[nn.Module], shard: bool = False) -> Alone:
             "torchrun --nproc-per-node 2 script.py starts two"
         )
     if shard and getattr(policy, "adapted", False):
-        raise ValueError("shard=True is for training all weights; an adapter's are so few that each process has room")
+        raise ValueError(
+            "shard=True is for training all weights; an adapter's are so few that each process has room"
+        )
     return Team(policy, others, shard) if size > 1 else ALONE
 
 
@@ -100,7 +109,7 @@ class Team(Alone):
         import torch.distributed as dist
 
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.policy, self.device, self.last = policy, policy.device, True
+        self.device, self.last = policy.device, True
         if not dist.is_initialized():
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -139,7 +148,7 @@ class Team(Alone):
             yield slice(*(min(mine.start + row, mine.stop) for row in (start, start + size)))
 
     def backward(self, objective: Objective, rows: slice) -> tuple[float, dict[str, Tensor]]:
-        spare = rows.start == rows.stop  # nothing left to do here: any row, weighed 0, keeps the others company
+        spare = rows.start == rows.stop  # nothing left here: any row, weighed 0, keeps the others company
         wait = nullcontext() if self.last or self.low or self.shards else self.engine.no_sync()
         with self._contact(), wait:
             loss, metrics = self.engine(objective, slice(0, 1) if spare else rows)
@@ -230,10 +239,10 @@ class Team(Alone):
     def finish(self) -> None:
         if not self.shards:
             return
-        again = {
-            model: rebuilt(shell, [whole(p.detach()).to(dtype) for p, dtype in zip(model.parameters(), dtypes)])
-            for model, (shell, dtypes) in self.shells.items()
-        }
+        again = {}
+        for model, (shell, dtypes) in self.shells.items():
+            parameters = zip(model.parameters(), dtypes, strict=True)
+            again[model] = rebuilt(shell, [whole(p.detach()).to(dtype) for p, dtype in parameters])
         for owner in self.owners:
             for name, part in [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]:
                 if isinstance(part, nn.Module) and part in again:
@@ -269,5 +278,7 @@ def rebuilt(model: nn.Module, parameters: list[Tensor]) -> nn.Module:
 
 def moved(rollout: Rollout, device: torch.device | str) -> Rollout:
     """The rollout with all its tensors on a device."""
-    tensors = {f.name: x.to(device) for f in fields(rollout) if isinstance(x := getattr(rollout, f.name), Tensor)}
+    tensors = {
+        f.name: x.to(device) for f in fields(rollout) if isinstance(x := getattr(rollout, f.name), Tensor)
+    }
     return replace(rollout, **tensors)
