@@ -182,9 +182,9 @@ def test_a_run_can_start_from_another_run(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "GRPOO"], "did you mean GRPO?"),
-        (["train", "GRPO", "--task", "Sum"], "did you mean Sums?"),
-        (["train", "GRPO(clipp=0.1)"], "did you mean clip?"),
+        (["train", "GRPOO"], "did you mean GRPO"),
+        (["train", "GRPO", "--task", "Sum"], "did you mean Sums"),
+        (["train", "GRPO(clipp=0.1)"], "did you mean clip"),
         (["train", "GRPO(clip=open('x'))"], "cannot be read from text"),
         (["train", "GRPO", "--task", "Sums(terms=1)"], "2 terms or more"),
         (["train", "GRPO", "--steps", "-3"], "'-3' is not a whole number of 1 or more"),
