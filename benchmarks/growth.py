@@ -90,20 +90,12 @@ def main() -> None:
 
 
 def show(name: str, found: dict) -> None:
-    units = {"generation": (1e3, "ms"), "training": (1e3, "ms"), "memory": (2**-20, "MiB")}
-    print(
-        f"\n{name:12s}"
-        + "".join(f"{value:>10g}" for value in found["dial"])
-        + f"{'exponent':>12s}{'at the end':>12s}"
-    )
-    for key, (factor, unit) in units.items():
-        label = f"{key}, {unit}"
-        cells = "".join(f"{value * factor:>10.0f}" for value in found[key])
-        print(
-            f"{label:16s}"[:16]
-            + cells[4:]
-            + f"{found['exponent'][key]:>12.2f}{found['exponent at the end'][key]:>12.2f}"
-        )
+    dial = "".join(f"{value:>8g}" for value in found["dial"])
+    print(f"\n{name:18s}{dial}{'exponent':>12s}{'at the end':>12s}", flush=True)
+    for key, factor, unit in (("generation", 1e3, "ms"), ("training", 1e3, "ms"), ("memory", 2**-20, "MiB")):
+        cells = "".join(f"{value * factor:>8.0f}" for value in found[key])
+        fits = "".join(f"{found[how][key]:>12.2f}" for how in ("exponent", "exponent at the end"))
+        print(f"{key + ', ' + unit:18s}{cells}{fits}", flush=True)
 
 
 if __name__ == "__main__":

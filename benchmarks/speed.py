@@ -48,6 +48,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -490,14 +491,14 @@ def show(name: str, setting: Setting, found: dict) -> None:
     if peaks := found.get("memory"):
         ratio = peaks["rlcourse"] / peaks["TRL"]
         sizes = ", ".join(f"{side} {size / 2**20:,.0f} MiB" for side, size in peaks.items())
-        print(f"peak memory: {sizes}; rlcourse / TRL {ratio:.2f}")
+        print(f"peak memory: {sizes}; rlcourse / TRL {ratio:.2f}", flush=True)
 
 
 def quiet(threads: int) -> None:
     """So many threads, and no talk from the libraries."""
     from datasets import disable_progress_bars
 
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ.update(TQDM_DISABLE="1", KINETO_LOG_LEVEL="9")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -512,7 +513,7 @@ def chosen(only: list[str] | None) -> dict[str, Setting]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fit = {name: setting for name, setting in SETTINGS.items() if setting.device == device}
     if not (POCKETS / "pocket" / "model.safetensors").exists():
-        print("natural, pairs: left out, the pocket model has not been built (make pockets)")
+        print("natural, pairs: left out, the pocket model has not been built (make pockets)", file=sys.stderr)
         fit = {name: setting for name, setting in fit.items() if setting.shape}
     return fit
 
@@ -540,7 +541,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
     }
     if not options.json:
-        print(", ".join(f"{name} {value}" for name, value in result.items()))
+        print(", ".join(f"{name} {value}" for name, value in result.items()), flush=True)
     for name, setting in settings.items():
         rounds = options.rounds or setting.rounds
         names = list(SIDES[setting.method])

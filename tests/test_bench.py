@@ -100,7 +100,7 @@ def test_both_sides_of_dpo_have_the_same_loss_step_after_step(micro_batch):
 
 
 def test_micro_batches_are_the_same_step_of_grpo_on_trls_side():
-    """In tied groups nothing would move: the rewards are what each answer's first character says."""
+    """In tied groups nothing would move, so longer texts earn more."""
     weights = []
     for micro_batch in (None, 4):
         theirs = TheirGRPO(replace(TALK, micro_batch=micro_batch))
@@ -110,6 +110,19 @@ def test_micro_batches_are_the_same_step_of_grpo_on_trls_side():
         weights.append([p.detach().clone() for p in theirs.trainer.model.parameters()])
     for whole, parts in zip(*weights, strict=True):
         torch.testing.assert_close(whole, parts, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu, pairs"])
+def test_the_settings_for_a_gpu_run_at_a_tiny_size_on_the_cpu(name):
+    setting = speed.SETTINGS[name]
+    assert (setting.device, setting.dtype, setting.micro_batch) == ("cuda", "bfloat16", 16)
+    shape = speed.QWEN | dict(hidden_size=28, intermediate_size=16, num_hidden_layers=1, vocab_size=700)
+    setting = replace(setting, device="cpu", shape=shape, prompts=4, max_tokens=3, micro_batch=2)
+    for side in speed.SIDES[setting.method].values():
+        made = side(setting)
+        made.step(seed=0)
+        assert made.policy.model.dtype == torch.bfloat16 and made.policy.model.config.vocab_size == 700
+        assert made.length == 3 if setting.method == "GRPO" else made.length > 20
 
 
 # ---- the floor
@@ -222,6 +235,13 @@ def test_the_exponent_of_a_power_is_found():
 def test_a_point_of_the_growth_curves_is_measured():
     point = growth.measure(TALK, steps=3)
     assert point["generation"] > 0 and point["training"] > 0 and point["memory"] >= 0
+
+
+def test_growth_is_shown(capsys):
+    columns = {"dial": [1, 2], "generation": [0.1, 0.2], "training": [0.3, 0.4], "memory": [2**20, 2**21]}
+    fits = dict.fromkeys(growth.MEASURED, 1.0)
+    growth.show("group", {**columns, "exponent": fits, "exponent at the end": fits})
+    assert "generation, ms         100     200        1.00" in capsys.readouterr().out
 
 
 def test_growth_turns_one_dial_at_a_time():
