@@ -17,13 +17,14 @@ resumes the part that it was killed in, or that the time did not suffice for, fr
     trl            beside TRL, by speed.py
 
 `--tiny` runs the same with tiny models on the CPU: for the tests, and to try the script. Exit code: 0 if all
-is there, 1 if a part failed, 3 if time ran out and another call will go on.
+is there, 1 if a part failed, 3 if time ran out and another call will go on. Where FOLDER/lab is copied to
+models/lab, `load_policy("lab")` finds it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import fcntl
 import importlib.util
 import json
 import multiprocessing
@@ -37,11 +38,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
-from filelock import FileLock, Timeout
 
 import rlcourse
 from rlcourse.bookmaking import atomic, card, evidence, lab, stamps
@@ -78,7 +79,9 @@ class Job:
 
     def lab(self) -> Policy:
         """As it was pretrained: float32 weights to train, computed with in bfloat16."""
-        return load_policy(self.out / "lab", self.device, "float32", autocast=None if self.tiny else "bfloat16")
+        return load_policy(
+            self.out / "lab", self.device, "float32", autocast=None if self.tiny else "bfloat16"
+        )
 
 
 # ---- the parts
@@ -117,8 +120,15 @@ def correctness(job: Job) -> dict:
         checks.append((f"{what}: sampled log-probs against scored ones, mean gap", gap, at_most))
 
     for precision, settings in PRECISIONS.items():
-        scored(f"pocket, {precision}", load_policy("pocket", job.device, **settings), 1e-5 if not settings else 0.05)
-    for model, policy in {"pocket": load_policy("pocket", job.device), "a small Qwen2": qwen(job, small=True)}.items():
+        scored(
+            f"pocket, {precision}",
+            load_policy("pocket", job.device, **settings),
+            1e-5 if not settings else 0.05,
+        )
+    for model, policy in {
+        "pocket": load_policy("pocket", job.device),
+        "a small Qwen2": qwen(job, small=True),
+    }.items():
         plain = policy.sample(prompts, greedy=True, max_tokens=32, temperature=1.0).texts
         for how, cache in CACHES.items():
             if cache is not Cache or model == "pocket":
@@ -130,7 +140,9 @@ def correctness(job: Job) -> dict:
 
     gradients = [gradient(load_policy("pocket", device), prompts) for device in ("cpu", job.device)]
     checks.append(("gradient on the CPU and here, relative", apart(*gradients), 1e-4))
-    checks.append(("fused AdamW and plain, relative", apart(*(stepped(job.device, fused) for fused in (0, 1))), 1e-5))
+    checks.append(
+        ("fused AdamW and plain, relative", apart(*(stepped(job.device, fused) for fused in (0, 1))), 1e-5)
+    )
     if wrong := [f"{what}: {gap:.2g}, at most {most:g}" for what, gap, most in checks if not gap <= most]:
         raise ValueError("; ".join(wrong))
     return {"rows": [{"check": what, "gap": gap, "at most": at_most} for what, gap, at_most in checks]}
@@ -160,7 +172,9 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def pretrain(job: Job) -> dict:
     folder = job.out / "lab"
-    lab.pretrain_lab(folder, 4 if job.tiny else lab.STEPS, 0.35 * job.minutes, tiny=job.tiny, device=job.device)
+    lab.pretrain_lab(
+        folder, 4 if job.tiny else lab.STEPS, 0.35 * job.minutes, tiny=job.tiny, device=job.device
+    )
     return json.loads((folder / "scores.json").read_text())
 
 
@@ -246,15 +260,22 @@ def qwen(job: Job, small: bool = False, dtype: str = "float32", autocast: str | 
         shape |= dict(hidden_size=56, intermediate_size=96, num_hidden_layers=2, vocab_size=len(tokenizer))
     torch.manual_seed(0)
     with torch.device(job.device):
-        model = Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, **shape))
+        model = Qwen2ForCausalLM(
+            Qwen2Config(tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, **shape)
+        )
     return Policy(
-        model.to(getattr(torch, dtype)), tokenizer, "Qwen2.5-0.5B's shape", autocast and getattr(torch, autocast)
+        model.to(getattr(torch, dtype)),
+        tokenizer,
+        "Qwen2.5-0.5B's shape",
+        autocast and getattr(torch, autocast),
     )
 
 
 def models(job: Job) -> dict[str, Callable[..., Policy]]:
     return {
-        "lab": lambda **precision: load_policy(job.out / "lab", job.device, **{"dtype": "float32"} | precision),
+        "lab": lambda **precision: load_policy(
+            job.out / "lab", job.device, **{"dtype": "float32"} | precision
+        ),
         "Qwen2.5-0.5B's shape": lambda **precision: qwen(job, **precision),
     }
 
@@ -269,19 +290,21 @@ def sampling(job: Job) -> dict:
         for precision in ("bfloat16", "float32"):
             policy = build(**PRECISIONS[precision])
             policy.eos = torch.tensor([-1], device=policy.device)
-            for how, cache in {**CACHES, "generate": None, "continuous batching": None}.items():
-                if precision == "float32" and cache is not StaticCache:
+            for how in HOWS:
+                if precision == "float32" and CACHES.get(how) is not StaticCache:
                     continue  # one row is enough to see what precision is worth
-                if cache is Cache and policy.model.config.model_type != "llama":
+                if CACHES.get(how) is Cache and policy.model.config.model_type != "llama":
                     continue
-                go = by_cache(policy, cache) if cache else {"generate": generate}.get(how, continuous)
+                if how == "continuous batching" and job.tiny:
+                    continue  # takes a minute and gigabytes to begin on a CPU
+                go = partial(HOWS[how], policy, prompts, new_tokens)
                 row = {"model": model, "precision": precision, "how": how, "answers": 8 * len(prompts)}
-                rows.append(row | timed(job, lambda: go(policy, prompts, new_tokens)))
+                rows.append(row | timed(job, go, may_fail=how in THEIRS))
     return {"rows": rows, "new tokens": new_tokens}
 
 
-def timed(job: Job, go: Callable[[], int]) -> dict:
-    """Tokens a second of the second call; or why there are none."""
+def timed(job: Job, go: Callable[[], int], may_fail: bool) -> dict:
+    """Tokens a second of the second call; or, of what is not ours, why there are none."""
     try:
         go()
         wait(job)
@@ -290,6 +313,8 @@ def timed(job: Job, go: Callable[[], int]) -> dict:
         wait(job)
         return {"tokens a second": tokens / (time.perf_counter() - started)}
     except Exception as error:
+        if not may_fail:
+            raise
         return {"failed": f"{type(error).__name__}: {error}"[:200]}
 
 
@@ -299,17 +324,16 @@ def wait(job: Job) -> None:
         torch.cuda.synchronize()
 
 
-def by_cache(policy: Policy, cache: type) -> Callable:
-    def go(policy: Policy, prompts: list[str], new_tokens: int) -> int:
-        policy._cache = lambda: cache
-        return int(policy.sample(prompts, 8, new_tokens).mask.sum())
-
-    return go
+def ours(cache: type, policy: Policy, prompts: list[str], new_tokens: int) -> int:
+    policy._cache = lambda: cache
+    return int(policy.sample(prompts, 8, new_tokens).mask.sum())
 
 
 def generate(policy: Policy, prompts: list[str], new_tokens: int) -> int:
     tokens, mask = policy.left_padded([prompt for prompt in prompts for _ in range(8)])
-    settings = dict(do_sample=True, top_k=0, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=policy.pad_id)
+    settings = dict(
+        do_sample=True, top_k=0, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=policy.pad_id
+    )
     out = policy.model.generate(input_ids=tokens, attention_mask=mask.long(), **settings)
     return (out.shape[1] - tokens.shape[1]) * len(tokens)
 
@@ -319,6 +343,10 @@ def continuous(policy: Policy, prompts: list[str], new_tokens: int) -> int:
     settings = dict(do_sample=True, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=policy.pad_id)
     out = policy.model.generate_batch(inputs, generation_config=transformers.GenerationConfig(**settings))
     return sum(len(answer.generated_tokens) for answer in out.values())
+
+
+THEIRS = {"generate": generate, "continuous batching": continuous}
+HOWS = {how: partial(ours, cache) for how, cache in CACHES.items()} | THEIRS
 
 
 def training(job: Job) -> dict:
@@ -340,16 +368,26 @@ def training(job: Job) -> dict:
             if not job.tiny:
                 torch.cuda.reset_peak_memory_stats()
             size = dict(responses=16, max_tokens=8) if job.tiny else dict(responses=128, max_tokens=128)
-            run = train(policy, job.sums, GRPO(), steps=3, lr=1e-6, micro_batch=32, sample_every=99, quiet=True, **size)
-            seconds = (run.history[-1]["seconds"] - run.history[0]["seconds"]) / 2
-            asleep = sum(sampled[2:4]) / 2  # the first call asks the watched prompts, the second is step 1's
+            run = train(
+                policy,
+                job.sums,
+                GRPO(),
+                steps=3,
+                lr=1e-6,
+                micro_batch=32,
+                sample_every=99,
+                quiet=True,
+                **size,
+            )
+            first, _, last = run.column("seconds")
+            asked, seconds = sum(sampled[2:4]) / 2, (last - first) / 2  # sampled[0] asked the watched prompts
             rows.append(
                 {
                     "model": model,
                     "precision": precision,
                     **size,
-                    "sampling, s": asleep,
-                    "learning, s": seconds - asleep,
+                    "sampling, s": asked,
+                    "learning, s": seconds - asked,
                     "whole step, s": seconds,
                     "memory, GB": None if job.tiny else torch.cuda.max_memory_allocated() / 1e9,
                 }
@@ -362,25 +400,36 @@ def training(job: Job) -> dict:
 
 def processes(job: Job) -> dict:
     """DPO on the same pairs: the losses and gradient norms of two processes beside those of one."""
-    if not job.tiny and torch.cuda.device_count() < 2:
-        return {"left out": "there is one GPU here; tests/test_processes.py does it with two processes on a CPU"}
+    if torch.cuda.device_count() < 2:
+        return {"left out": "it takes two GPUs; tests/test_processes.py does it on a CPU"}
     file = job.out / "two.json"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    done = subprocess.run(
-        [*launch, "--out", job.out, "--one-of-two", file, *["--tiny"] * job.tiny], capture_output=True, text=True
-    )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        __file__,
+    ]
+    done = subprocess.run([*launch, "--out", job.out, "--one-of-two", file], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"two processes failed: {done.stderr.strip()[-500:]}")
-    two, one = json.loads(file.read_text()), one_of_two(job)
+    two, one = json.loads(file.read_text()), one_of_two()
     gap = max(abs(a - b) / abs(b) for name in one for a, b in zip(two[name], one[name], strict=True))
     if not gap <= 1e-4:
         raise ValueError(f"two processes and one are {gap:.2g} apart, relatively: {two} and {one}")
     return {"largest relative gap": gap, "one": one, "two": two}
 
 
-def one_of_two(job: Job) -> dict:
-    device = job.device if job.tiny else f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    run = fit(load_policy("pocket", device), Helpdesk().pairs(32), DPO(), batch=16, quiet=True)
+def one_of_two() -> dict:
+    run = fit(
+        load_policy("pocket", f"cuda:{os.environ.get('LOCAL_RANK', 0)}"),
+        Helpdesk().pairs(32),
+        DPO(),
+        batch=16,
+        quiet=True,
+    )
     return {name: run.column(name) for name in ("loss", "grad_norm")}
 
 
@@ -430,7 +479,11 @@ def attempt(job: Job, name: str, part: Callable[[Job], dict]) -> None:
         traceback.print_exc()
         found = {"error": f"{type(error).__name__}: {error}"}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "CPU"
-    versions = {"rlcourse": rlcourse.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {
+        "rlcourse": rlcourse.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     seconds = round(time.monotonic() - started, 1)
     note(job, name, {"seconds": seconds, "device": gpu, "versions": versions, "commit": commit(), **found})
 
@@ -449,60 +502,59 @@ def run(job: Job, parts: dict[str, Callable[[Job], dict]]) -> int:
             print(f"{name}: there already", flush=True)
             continue
         left = deadline - time.monotonic()
-        entry = {"error": OUT_OF_TIME}
-        if left > 0:
-            entry = in_a_process(job, name, part, left)
-        if entry:
-            note(job, name, entry)
+        if problem := in_a_process(job, name, part, left) if left > 0 else OUT_OF_TIME:
+            note(job, name, {"error": problem})
         found = record_of(job)["parts"][name]
         print(f"{name}: {found.get('error', 'done')}, {found.get('seconds', 0)} s", flush=True)
-    errors = [record_of(job)["parts"][name].get("error") for name in parts]
-    late = OUT_OF_TIME in errors
-    return 1 if any(error not in (None, OUT_OF_TIME) for error in errors) else 3 if late else 0
+    errors = {record_of(job)["parts"][name].get("error") for name in parts} - {None}
+    return 1 if errors - {OUT_OF_TIME} else 3 if errors else 0
 
 
-def in_a_process(job: Job, name: str, part: Callable[[Job], dict], seconds: float) -> dict | None:
-    """None if the part has noted how it went; otherwise what is to be noted of it."""
-    before = record_of(job)["parts"].get(name)
+def in_a_process(job: Job, name: str, part: Callable[[Job], dict], seconds: float) -> str | None:
+    """None if the part has noted how it went; otherwise why it could not."""
     worker = FORK.Process(target=attempt, args=(job, name, part))
     worker.start()
     try:
         worker.join(seconds)
         if worker.is_alive():
-            return {"error": OUT_OF_TIME, "seconds": round(seconds, 1)}
+            return OUT_OF_TIME
     finally:  # also when this process is told to end
         worker.kill()
         worker.join()
     if worker.exitcode:
-        return {"error": f"the process ended with {worker.exitcode}"}
-    assert record_of(job)["parts"].get(name) != before or before
+        return f"its process ended with {worker.exitcode}"
     return None
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the record, the runs and the weights")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder for the record, the runs and the weights"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="stop after so many; default: %(default)g")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be repeated")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, to try the script")
-    parser.add_argument("--record", action="store_true", help=f"keep the result in {evidence.FOLDER.name}/gpu.json")
+    parser.add_argument(
+        "--record", action="store_true", help=f"keep the result in {evidence.FOLDER.name}/gpu.json"
+    )
     parser.add_argument("--one-of-two", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.tiny and asked.record:
         parser.error("a tiny run is nobody's measurement: it is not recorded")
-    job = Job(asked.out, asked.minutes, asked.tiny)
     if asked.one_of_two:
-        found = one_of_two(job)
+        found = one_of_two()
         if os.environ["RANK"] == "0":
             asked.one_of_two.write_text(json.dumps(found))
         return 0
+    job = Job(asked.out.resolve(), asked.minutes, asked.tiny)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part in progress is ended too
     job.out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(job.out / ".lock", timeout=0):  # a part that has lost its parent holds it still
-            code = run(job, {name: part for name, part in PARTS.items() if not asked.only or name in asked.only})
-    except Timeout:
-        raise SystemExit(f"another gpu.py is at work in {job.out}: wait for it, or end it") from None
+    with (job.out / ".lock").open("w") as lock:
+        try:  # a part inherits the lock, and holds it still where it has outlived a script that was killed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another gpu.py is at work in {job.out}: wait for it, or end it") from None
+        code = run(job, {name: part for name, part in PARTS.items() if not asked.only or name in asked.only})
     if asked.record and code == 0 and not asked.only:
         # without a stamp of code: a GPU is seldom at hand, and the record says which commit it is of
         command = "python benchmarks/gpu.py --out FOLDER --record"

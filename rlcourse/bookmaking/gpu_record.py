@@ -28,7 +28,7 @@ def table(found: dict, part: str) -> Table:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else str(value)
+    return str(value) if not isinstance(value, float) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def not_run_here():

@@ -24,12 +24,14 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from transformers import AutoTokenizer
 
 from rlcourse.bookmaking.card import describe
 from rlcourse.bookmaking.muon import Optimizer
 from rlcourse.bookmaking.stamps import ROOT
 from rlcourse.lm import Policy
-from rlcourse.lm.pocket import build_model, build_tokenizer
+from rlcourse.lm.loading import POCKETS
+from rlcourse.lm.pocket import build_model
 from rlcourse.tasks import helpdesk, sums
 
 FOLDER = ROOT / "models" / "lab"
@@ -62,7 +64,9 @@ def sum_and_answer(rng: random.Random) -> tuple[str, str]:
     (digits,) = rng.choices(list(DIGITS), DIGITS.values())
     problem = sums.Sums(rng.choice(TERMS), digits).draw(rng)
     works = rng.random() < WORKED
-    return problem.prompt, sums.worked(problem.terms, rng, sums.SLIP) if works else sums.guess(problem.terms, rng)
+    return problem.prompt, sums.worked(problem.terms, rng, sums.SLIP) if works else sums.guess(
+        problem.terms, rng
+    )
 
 
 def table(rng: random.Random, lines: int = 8) -> str:
@@ -115,7 +119,9 @@ def batches(text: Text, first: int, workers: int) -> DataLoader:
 def loss_of(model, rows: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood. Padding stands on the right, where no token looks: it needs no mask."""
     logits = model(rows[:, :-1].clamp(min=0), use_cache=False).logits
-    return cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), ignore_index=-1, reduction="sum")
+    return cross_entropy(
+        logits.float().flatten(0, 1), rows[:, 1:].flatten(), ignore_index=-1, reduction="sum"
+    )
 
 
 def build(tokenizer, shape: dict, seed: int):
@@ -181,8 +187,9 @@ def pretrain_lab(
     report_every, keep_every = (1, 2) if tiny else (REPORT_EVERY, KEEP_EVERY)
     workers = 0 if tiny else min(8, (os.cpu_count() or 1) - 1)
 
-    rng = random.Random(f"{seed}/corpus")
-    tokenizer = build_tokenizer([words for _ in range(20_000) for words in helpdesk.corpus(rng)])
+    tokenizer = AutoTokenizer.from_pretrained(
+        POCKETS / "pocket", model_max_length=shape["max_position_embeddings"]
+    )
     policy = Policy(build(tokenizer, shape, seed).to(device), tokenizer, "lab")
     optimizer = Optimizer(policy, fused=device.type == "cuda")
     text = Text(tokenizer, steps, counts, seed)
@@ -224,7 +231,9 @@ def pretrain_lab(
             mean = loss.item() / since
             loss.zero_()
             if not math.isfinite(mean):
-                raise ValueError(f"the loss became {mean} before step {step}: a smaller LEARNING_RATE may help")
+                raise ValueError(
+                    f"the loss became {mean} before step {step}: a smaller LEARNING_RATE may help"
+                )
             row = dict(step=step, loss=mean, tokens=tokens, seconds=round(time.monotonic() - began, 2))
             record["curve"].append(row)
             print(f"step {step}  loss {mean:.4f}  {tokens / row['seconds']:,.0f} tokens/s", flush=True)
@@ -233,7 +242,9 @@ def pretrain_lab(
 
     policy.model.to(torch.bfloat16)  # what is measured is what is kept
     row = record["curve"][-1]
-    facts = dict(seed=seed, tiny=tiny, steps=row["step"], tokens=row["tokens"], minutes=round(row["seconds"] / 60, 1))
+    facts = dict(
+        seed=seed, tiny=tiny, steps=row["step"], tokens=row["tokens"], minutes=round(row["seconds"] / 60, 1)
+    )
     facts |= dict(loss=round(row["loss"], 4), curve=record["curve"], device=name_of(device))
     dial, problems = (DIAL[:1], 8) if tiny else (DIAL, 512)
     describe(policy, folder, about(policy, facts, size), facts, dial, problems)
@@ -245,12 +256,13 @@ def name_of(device: torch.device) -> str:
 
 
 def about(policy: Policy, facts: dict, size: int) -> str:
-    return f"""The pockets' larger sister for a GPU: a Llama that has read both worlds, with harder sums. {size:,} parameters,
-{type(policy.model).__name__}, bfloat16.
+    steps, a_step = facts["steps"], facts["tokens"] // facts["steps"]
+    return f"""The pockets' larger sister for a GPU: a Llama that has read both worlds, with harder sums.
+{size:,} parameters, {type(policy.model).__name__}, bfloat16.
 
-Built by `python -m rlcourse.bookmaking.pretrain lab` with seed {facts["seed"]}: {facts["steps"]:,} steps of about
-{facts["tokens"] // facts["steps"]:,} tokens, {facts["minutes"]} minutes on one {facts["device"]}, last loss {facts["loss"]:.3f} nats a token. Its text is
-generated and is of three kinds: sums and their answers ({WORKED:.0%} of the answers are worked, and {sums.SLIP:.0%} of
-their steps slip), pages of a primer of two-number additions, and a helpdesk's messages with replies of every
-quality. No text from outside, and nobody's data. The text holds sums of {min(TERMS)} to {max(TERMS)} terms of 1 to {max(DIGITS)}
-digits: what is longer, the model has never seen."""
+Built by `python -m rlcourse.bookmaking.pretrain lab` with seed {facts["seed"]}: {steps:,} steps of about
+{a_step:,} tokens, {facts["minutes"]} minutes on one {facts["device"]}, last loss {facts["loss"]:.3f} nats a token.
+Its text is generated and is of three kinds: sums and their answers ({WORKED:.0%} of the answers are worked, and
+{sums.SLIP:.0%} of their steps slip), pages of a primer of two-number additions, and a helpdesk's messages with
+replies of every quality. No text from outside, and nobody's data. The text holds sums of {min(TERMS)} to
+{max(TERMS)} terms of 1 to {max(DIGITS)} digits: what is longer, the model has never seen."""

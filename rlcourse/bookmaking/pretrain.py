@@ -20,8 +20,8 @@ from rlcourse.bookmaking import lab
 from rlcourse.bookmaking.card import describe, probe
 from rlcourse.bookmaking.muon import Optimizer
 from rlcourse.lm import Policy, Rollout
+from rlcourse.lm.loading import POCKETS
 from rlcourse.lm.pocket import build_model, build_tokenizer
-from rlcourse.lm.policy import POCKETS
 from rlcourse.tasks import helpdesk, sums
 from rlcourse.tensors import token_logprobs
 
@@ -104,14 +104,14 @@ def pretrain(name: str, folder: Path, steps: int = STEPS, seed: int = SEED) -> P
 
 
 def about(policy: Policy, facts: dict) -> str:
-    size = sum(p.numel() for p in policy.parameters())
+    size, seed, minutes = sum(p.numel() for p in policy.parameters()), facts["seed"], round(facts["minutes"])
     share = f"{sums.WORKED:.0%} of the answers are worked, and {sums.SLIP:.0%} of their steps slip"
     if policy.name == "pocket-direct":
         share = "not one answer is worked"
     return f"""{RECIPES[policy.name]["what"]} {size:,} parameters, {type(policy.model).__name__}, float32.
 
-Built by `python -m rlcourse.bookmaking.pretrain {policy.name}` with seed {facts["seed"]}: {facts["steps"]:,} steps, about
-{round(facts["minutes"])} minutes on one core, last loss {facts["loss"]:.3f} nats a token. Its text is generated and is of three kinds:
+Built by `python -m rlcourse.bookmaking.pretrain {policy.name}` with seed {seed}: {facts["steps"]:,} steps, about
+{minutes} minutes on one core, last loss {facts["loss"]:.3f} nats a token. Its text is generated and is of three kinds:
 sums and their answers ({share}), pages of a primer of
 two-number additions, and a helpdesk's messages with replies of every quality. No text from outside, and
 nobody's data. The text holds sums of 2 to 5 terms of 1 to 3 digits: what is longer, the model has never seen."""
@@ -125,7 +125,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"default: runs/pockets; lab: {lab.FOLDER.parent.name}")
     parser.add_argument("--ship", action="store_true", help="replace the models that the package brings")
     parser.add_argument("--minutes", type=float, help="lab: stop after so many at the latest")
-    parser.add_argument("--tiny", action="store_true", help="lab: the same with a tiny model, to try the command")
+    parser.add_argument(
+        "--tiny", action="store_true", help="lab: the same with a tiny model, to try the command"
+    )
     asked = parser.parse_args()
     if unknown := set(asked.names) - {*RECIPES, "lab"}:
         parser.error(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join([*RECIPES, 'lab'])}")
