@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,8 @@ LARGEST = 2.0**-9  # a step of this share of a weight, or less, leaves it where 
 def lost(weights: Float[Tensor, " N"], step: float) -> Float[Tensor, " N"]:
     """1 for each weight that bfloat16 leaves where it is when the step is added, 0 for the others.
 
-    >>> lost(torch.tensor([1.0, 0.02, 0.0001]), 1e-6)
+    >>> from torch import tensor
+    >>> lost(tensor([1.0, 0.02, 0.0001]), 1e-6)
     tensor([1., 1., 0.])
     """
     low = weights.bfloat16()
@@ -35,7 +35,9 @@ def draw(step: float, weights: Float[Tensor, " N"]):
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     counts = [np.histogram(part.numpy(), edges)[0] / len(size) for part in (size[gone], size[~gone])]
     axis.stairs(counts[0], edges, fill=True, color=ORANGE, label="the step is lost")
-    axis.stairs(counts[0] + counts[1], edges, baseline=counts[0], fill=True, color=BLUE, label="the weight moves")
+    axis.stairs(
+        counts[0] + counts[1], edges, baseline=counts[0], fill=True, color=BLUE, label="the weight moves"
+    )
     axis.axvline(np.log10(step / LARGEST), color="0.3", linestyle=":", linewidth=1.5)
     axis.set(
         xlabel="size of a weight", ylabel="share of the weights", ylim=(0, 0.14), xlim=(-6, 1),

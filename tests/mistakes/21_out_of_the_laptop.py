@@ -6,7 +6,9 @@ def moved(before="w.bfloat16()", after="b + s", end="(a != b).float().mean()") -
     return f"def my_moved(w, s):\n    b = {before}\n    a = {after}\n    return {end}"
 
 
-def pieces(share="torch.where(m, x, 0.0).sum() / n", n="sum(m.sum() for m in masks)", end="torch.stack(found)") -> str:
+def pieces(
+    share="torch.where(m, x, 0.0).sum() / n", n="sum(m.sum() for m in masks)", end="torch.stack(found)"
+) -> str:
     """The solution of `laptop.pieces`, likewise."""
     return f"""def my_pieces(losses, masks):
     n = {n}

@@ -71,7 +71,9 @@ def three_policies(mine) -> str:
     # 1.2 and 0.9, weighed 1.25 and 2; a bad token that became likelier counts in full, weighed 0.25
     right = torch.tensor([[-1.5, -1.8], [1.0, 0.0]])
 
-    def of(r, w=other.clamp(max=2), clip=0.2, pick=torch.maximum):
+    weight = other.clamp(max=2)
+
+    def of(r, w=weight, clip=0.2, pick=torch.maximum):
         loss = pick(-r * A[:, None], -r.clamp(1 - clip, 1 + clip) * A[:, None])
         return torch.where(mask, w * loss, 0.0)
 
@@ -82,7 +84,8 @@ def three_policies(mine) -> str:
         "Your weight is now over engine. The step since then is in the ratio already: take old_logp.":
             of(ratio, w=(ratio * other).clamp(max=2)),
         "Your weight is not cut off: of the second token it is 5, and the cap is 2.": of(ratio, w=other),
-        "Your weight is upside down: the trainer's probability over the engine's.": of(ratio, w=(1 / other).clamp(max=2)),
+        "Your weight is upside down: the trainer's probability over the engine's.":
+            of(ratio, w=(1 / other).clamp(max=2)),
         "Your ratio is upside down: now over then.": of(1 / ratio),
         "You cut the weight off below as well. Only large weights do harm.": of(ratio, w=other.clamp(0.5, 2)),
         "You put the clip's interval around the weight. It has a cap of its own.": of(ratio, w=other.clamp(0.8, 1.2)),
@@ -101,5 +104,5 @@ def three_policies(mine) -> str:
         raise Wrong("The values are right and nothing can learn from them: the ratio must carry a gradient.")
     (slope,) = torch.autograd.grad(got[mask].sum(), learning)
     if abs(slope[0, 1].item() + 1.8) > 1e-3:  # -r A times the weight
-        raise Wrong("The gradient runs through the weight too: it is to be a number. Detach it.", ("slope", slope[0, 1]))
+        raise Wrong("The gradient runs through the weight too. Detach it.", ("slope", slope[0, 1]))
     return "the ratio for what the trainer has learned since, the weight for what the engine is not."
