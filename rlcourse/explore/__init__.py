@@ -16,6 +16,7 @@ __all__, __getattr__, __dir__ = door(
         "group_advantages_explorer": "group_advantages",
         "margin_pull_explorer": "margin_pull",
         "overlong_explorer": "overlong",
+        "rounding_explorer": "rounding",
         "slider_over": "frames",
         "still": "palette",
         "temperature_explorer": "temperature",
