@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from test_train import SETTINGS, Ones, fresh, same_weights, timeless, weights
 
-from rlcourse import Run, Scorer, fit, load_policy, train
+from rlcourse import Policy, Run, Scorer, fit, load_policy, train
 from rlcourse.methods import DPO, GRPO, KTO, SFT, VAPO, BradleyTerry
 from rlcourse.tasks import Pair, Sums
 from rlcourse.training import checkpoint, named
