@@ -65,7 +65,7 @@ PARTS = {
     "Appendix": "appendix",
     "The library": "library",
 }
-ROOMS = ["tensors", "kl", "lm", "tasks", "methods", "training", "evaluate", "explore", "practice"]
+ROOMS = ["tensors", "kl", "lm", "tasks", "methods", "training", "evaluate", "export", "explore", "practice"]
 
 CONFIG = {
     "project": "Reinforcement learning for language models",
