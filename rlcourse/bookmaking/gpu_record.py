@@ -36,8 +36,8 @@ def not_run_here():
     from IPython.display import Markdown
 
     return Markdown(
-        "> **Not run here.** What belongs here needs a GPU, and none was at hand when this page was made. Not one number "
-        "on it is a GPU's. Everything was tested on a CPU with small shapes. With a GPU, "
+        "> **Not run here.** What belongs here needs a GPU, and none was at hand when this page was made. Not one "
+        "number on it is a GPU's. Everything was tested on a CPU with small shapes. With a GPU, "
         "`python benchmarks/gpu.py --out runs/gpu --record` runs all of it in under ten minutes and puts the record "
         f"in `{FILE}`, and `make book` then shows that in place of this box."
     )

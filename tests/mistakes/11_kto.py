@@ -71,7 +71,7 @@ MISTAKES = {
         ("def my_mismatched(x, y): return list(zip(x, y))", "still has its own"),
         ("def my_mismatched(x, y): return list(zip(x, y[::-1]))", "in the middle keeps its own"),
         (
-            "import random\nrng = random.Random(0)\ndef my_mismatched(x, y): return list(zip(x, rng.sample(y, len(y))))",
+            "import random\nr = random.Random(0)\ndef my_mismatched(x, y): return list(zip(x, r.sample(y, len(y))))",
             "A shuffle does that",
         ),
         ("def my_mismatched(x, y): return [(a, y[0]) for a in x]", "used once"),
