@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gc
 import importlib.util
 import json
 import multiprocessing
@@ -37,6 +38,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -300,6 +302,8 @@ def sampling(job: Job) -> dict:
                 go = partial(HOWS[how], policy, prompts, new_tokens)
                 row = {"model": model, "precision": precision, "how": how, "answers": 8 * len(prompts)}
                 rows.append(row | timed(job, go, may_fail=how in THEIRS))
+                if how == "continuous batching":  # it keeps the memory that it has taken
+                    policy.model.destroy_cached_continuous_batching_manager()
     return {"rows": rows, "new tokens": new_tokens}
 
 
@@ -341,7 +345,10 @@ def generate(policy: Policy, prompts: list[str], new_tokens: int) -> int:
 def continuous(policy: Policy, prompts: list[str], new_tokens: int) -> int:
     inputs = [policy.encode(prompt) for prompt in prompts for _ in range(8)]
     settings = dict(do_sample=True, max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=policy.pad_id)
-    out = policy.model.generate_batch(inputs, generation_config=transformers.GenerationConfig(**settings))
+    settings = transformers.GenerationConfig(**settings)
+    out = policy.model.generate_batch(inputs, generation_config=settings, persistent_manager=True)
+    if len(out) < len(inputs):  # it only logs what went wrong
+        raise RuntimeError(f"{len(out)} answers came back to {len(inputs)} prompts")
     return sum(len(answer.generated_tokens) for answer in out.values())
 
 
@@ -351,48 +358,43 @@ HOWS = {how: partial(ours, cache) for how, cache in CACHES.items()} | THEIRS
 
 def training(job: Job) -> dict:
     """Whole steps of GRPO. The first of three counts for nothing: it allocates, and chooses kernels."""
-    rows = []
-    for model, build in models(job).items():
-        for precision, settings in PRECISIONS.items():
-            policy, sampled = build(**settings), []
-            sample = policy.sample
+    return {
+        "rows": [
+            {"model": model, "precision": precision, **steps_of(job, partial(build, **settings))}
+            for model, build in models(job).items()
+            for precision, settings in PRECISIONS.items()
+        ]
+    }
 
-            def clocked(*args, sample=sample, sampled=sampled, **kwargs):
-                started = time.perf_counter()
-                rollout = sample(*args, **kwargs)
-                wait(job)
-                sampled.append(time.perf_counter() - started)
-                return rollout
 
-            policy.sample = clocked
-            if not job.tiny:
-                torch.cuda.reset_peak_memory_stats()
-            size = dict(responses=16, max_tokens=8) if job.tiny else dict(responses=128, max_tokens=128)
-            run = train(
-                policy,
-                job.sums,
-                GRPO(),
-                steps=3,
-                lr=1e-6,
-                micro_batch=32,
-                sample_every=99,
-                quiet=True,
-                **size,
-            )
-            first, _, last = run.column("seconds")
-            asked, seconds = sum(sampled[2:4]) / 2, (last - first) / 2  # sampled[0] asked the watched prompts
-            rows.append(
-                {
-                    "model": model,
-                    "precision": precision,
-                    **size,
-                    "sampling, s": asked,
-                    "learning, s": seconds - asked,
-                    "whole step, s": seconds,
-                    "memory, GB": None if job.tiny else torch.cuda.max_memory_allocated() / 1e9,
-                }
-            )
-    return {"rows": rows}
+def steps_of(job: Job, build: Callable[[], Policy]) -> dict:
+    """Seconds and memory of one model's steps; what the model before it held is free again."""
+    gc.collect()
+    if not job.tiny:
+        torch.cuda.reset_peak_memory_stats()
+    policy, sampled = build(), []
+    sample = policy.sample
+
+    def clocked(*args, **kwargs):
+        started = time.perf_counter()
+        rollout = sample(*args, **kwargs)
+        wait(job)
+        sampled.append(time.perf_counter() - started)
+        return rollout
+
+    policy.sample = clocked
+    size = dict(responses=16, max_tokens=8) if job.tiny else dict(responses=128, max_tokens=128)
+    settings = dict(steps=3, lr=1e-6, micro_batch=32, sample_every=99, quiet=True)
+    run = train(policy, job.sums, GRPO(), **settings, **size)
+    first, _, last = run.column("seconds")
+    asked, seconds = sum(sampled[2:4]) / 2, (last - first) / 2  # sampled[0] asked the watched prompts
+    return {
+        **size,
+        "sampling, s": asked,
+        "learning, s": seconds - asked,
+        "whole step, s": seconds,
+        "memory, GB": None if job.tiny else torch.cuda.max_memory_allocated() / 1e9,
+    }
 
 
 # ---- other programs
@@ -489,7 +491,12 @@ def attempt(job: Job, name: str, part: Callable[[Job], dict]) -> None:
 
 
 def commit() -> str:
-    asked = subprocess.run(["git", "-C", stamps.ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    try:
+        asked = subprocess.run(
+            ["git", "-C", stamps.ROOT, "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except FileNotFoundError:  # no git here
+        return "unknown"
     return asked.stdout.strip() or "unknown"
 
 
@@ -502,7 +509,10 @@ def run(job: Job, parts: dict[str, Callable[[Job], dict]]) -> int:
             print(f"{name}: there already", flush=True)
             continue
         left = deadline - time.monotonic()
-        if problem := in_a_process(job, name, part, left) if left > 0 else OUT_OF_TIME:
+        problem = in_a_process(job, name, part, left) if left > 0 else OUT_OF_TIME
+        if problem and "result" not in record_of(job)["parts"].get(
+            name, {}
+        ):  # it may have died only afterwards
             note(job, name, {"error": problem})
         found = record_of(job)["parts"][name]
         print(f"{name}: {found.get('error', 'done')}, {found.get('seconds', 0)} s", flush=True)
@@ -514,12 +524,15 @@ def in_a_process(job: Job, name: str, part: Callable[[Job], dict], seconds: floa
     """None if the part has noted how it went; otherwise why it could not."""
     worker = FORK.Process(target=attempt, args=(job, name, part))
     worker.start()
+    with suppress(ProcessLookupError, PermissionError):  # one that has ended already
+        os.setpgid(worker.pid, worker.pid)  # a group of its own, together with what it starts
     try:
         worker.join(seconds)
         if worker.is_alive():
             return OUT_OF_TIME
     finally:  # also when this process is told to end
-        worker.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
         worker.join()
     if worker.exitcode:
         return f"its process ended with {worker.exitcode}"

@@ -10,9 +10,7 @@ history and the sampled texts have to be equal to the last bit.
 import argparse
 import hashlib
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +51,7 @@ def newest(out: Path) -> str:
     return max((folder.name for folder in out.glob("step-*")), default="the start")
 
 
-def main() -> int:
+def main(folder: Path) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,7 +59,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    straight, out = told(run(None)), Path(tempfile.mkdtemp()) / "run"
+    straight, out = told(run(None)), folder / "run"
     # somewhere within the steps that are left, and a moment later: in the middle of one, or of a checkpoint
     targets = sorted(chance.randint(1, STEPS - 1) for _ in range(options.kills))
     print(f"{'kill':>4}  {'killed after':>12}  {'goes on from':>12}")
@@ -70,7 +68,7 @@ def main() -> int:
         while process.poll() is None and steps_of(out) < target:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.2))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         print(f"{number:>4}  {'step ' + str(steps_of(out)):>12}  {newest(out):>12}", flush=True)
     resumed = told(run(str(out)))
@@ -85,4 +83,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         run(sys.argv[2])
     else:
-        sys.exit(main())
+        with tempfile.TemporaryDirectory() as folder:
+            sys.exit(main(Path(folder)))

@@ -105,9 +105,9 @@ def differences(recorded: dict, measured: dict) -> list[str]:
     """The numbers that came out otherwise; seconds are the machine's."""
     measured = rounded(measured)
     return [
-        f"{key}: {recorded.get(key)} was recorded, {value} is measured"
-        for key, value in measured.items()
-        if key != "seconds" and recorded.get(key) != value
+        f"{key}: {recorded.get(key)} was recorded, {measured.get(key)} is measured"
+        for key in sorted((recorded.keys() | measured.keys()) - {"seconds", "seeds"})
+        if recorded.get(key) != measured.get(key)
     ]
 
 

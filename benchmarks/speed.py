@@ -17,7 +17,8 @@ DPO      32 pairs of the helpdesk, as `fit` takes them.
   pairs          the shipped pocket model.
   pairs, larger  the Llama of 8.4 M parameters, with a word a token as the pocket has.
 Where there is a GPU, "gpu" and "gpu, pairs" run in place of all these: Qwen2.5-0.5B's shape with random
-weights in bfloat16 on both sides, 256 new tokens, 16 rows (or pairs) at a time through the loss.
+weights in bfloat16 on both sides, 256 new tokens, 16 rows (or pairs) at a time through the loss. There
+ours keeps float32 masters and moments beside them, as `train` and `fit` do, and TRL keeps neither.
 
 Counted, on both sides: encoding prompts, sampling, decoding, rewards, scoring, the update, and the
 metrics that each computes as it goes; of DPO, making a padded batch of pairs that are tokens already.
@@ -69,7 +70,7 @@ from rlcourse.methods import DPO, GRPO
 from rlcourse.tasks import Helpdesk, Sums
 from rlcourse.tasks.annotators import Pair
 from rlcourse.tasks.sums import Sum, read
-from rlcourse.training import offline, online
+from rlcourse.training import offline, online, precision
 
 WARM_UP = 2
 PARTS = ("generation", "training", "whole step")
@@ -198,7 +199,7 @@ class OurGRPO(Side):
         super().__init__()
         self.policy, self.problems, self.setting = setting.policy(), setting.problems(), setting
         self.method = GRPO(group_size=setting.group)
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=setting.lr, weight_decay=0.0)
+        self.optimizer = precision.adamw([(self.policy.parameters(), setting.lr)])
         self.policy.sample = self.generation(self.policy.sample)
 
     def draw(self, rng: random.Random) -> Sum:
@@ -238,7 +239,7 @@ class OurDPO(Side):
         self.rollout = offline.as_rollout(self.policy, setting.pairs())
         self.reference = self.policy.copy()  # `fit` holds it too
         self.rollout.ref_logp = offline.scored(self.reference, self.rollout)
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=setting.lr, weight_decay=0.0)
+        self.optimizer = precision.adamw([(self.policy.parameters(), setting.lr)])
         self.length = self.rollout.lengths.float().mean().item()
 
     def work(self, seed: int) -> None:
@@ -458,7 +459,8 @@ def by_kind(side: Side, seconds: dict) -> dict[str, dict[str, float]]:
     parts = {"training": side.learn}
     if "generation" in seconds:
         parts = {"generation": side.sample, **parts}
-    return {part: where_time_goes(work, seconds[part]["median"], now) for part, work in parts.items()}
+    cuda = side.policy.device.type == "cuda"
+    return {part: where_time_goes(work, seconds[part]["median"], now, cuda) for part, work in parts.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -190,7 +190,7 @@ def test_the_floor_is_below_what_we_take(grpo):
 
 
 def test_our_time_by_kind_adds_up_to_what_was_measured(grpo):
-    kinds = floor.where_time_goes(grpo[0].learn, 0.5, speed.now)
+    kinds = floor.where_time_goes(grpo[0].learn, 0.5, speed.now, cuda=False)
     assert sum(kinds.values()) == pytest.approx(0.5)
     assert all(seconds > 0 for seconds in kinds.values())
 

@@ -15,6 +15,10 @@ import pytest
 
 from rlcourse import cli
 from rlcourse.cli import compare, doctor
+from rlcourse.cli.runs import free_folder
+from rlcourse.lm import load_policy
+from rlcourse.lm.loading import POCKETS
+from rlcourse.training.folder import Folder
 
 COMMANDS = ["doctor", "train", "resume", "plot", "export", "compare", "sample", "eval", "quiz", "completion"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}  # this tree, from any directory
@@ -52,6 +56,10 @@ def report(capsys, *arguments):
     said = capsys.readouterr()
     assert said.err == ""
     return json.loads(said.out)
+
+
+def timeless(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
 
 
 def refused(capsys, *arguments):
@@ -135,7 +143,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(here, trained, capsys):
     whole = report(capsys, "train", "GRPO", *TINY, "--steps", "3", "--out", here / "whole")
     report(capsys, "train", "GRPO", *TINY, "--out", here / "parts")
     parts = report(capsys, "resume", here / "parts", "--steps", "3")
-    assert [parts["last"].pop("seconds"), whole["last"].pop("seconds")] and parts["last"] == whole["last"]
+    assert timeless(parts["last"]) == timeless(whole["last"])
     weights = [here / name / "step-000003/model.safetensors" for name in ("whole", "parts")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -145,23 +153,32 @@ def test_a_budget_of_tokens_can_take_the_place_of_steps(here, capsys):
     assert report(capsys, "resume", here / "run", "--tokens", "400")["last"]["sampled_tokens"] >= 400
 
 
-def test_an_offline_run_keeps_what_it_learned_from_and_goes_on_without_the_readers_file(here, capsys):
+def test_an_offline_run_keeps_what_it_learned_from_and_goes_on_without_the_readers_file(
+    here, capsys, monkeypatch
+):
     pairs = [{"prompt": f"{n}+1=", "chosen": f"#{n + 1}", "rejected": "#0"} for n in range(1, 9)]
     (here / "mine.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     arguments = ["--data", "mine.jsonl", "--batch", "4", "--checkpoint-every", "1", "--epochs", "2"]
     whole = report(capsys, "train", "DPO(beta=0.5)", *arguments, "--out", "whole")
     assert whole["last"]["step"] == 4
-    report(capsys, "train", "DPO(beta=0.5)", *arguments, "--out", "run")
+    save = Folder.save
+
+    def stops_at_the_second(folder, step, *rest):
+        save(folder, step, *rest)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "save", stops_at_the_second)
+        assert cli.main(["train", "DPO(beta=0.5)", *arguments, "--out", "run", "--quiet"]) == 130
     (here / "mine.jsonl").unlink()
-    stopped_at(here / "run", here / "whole", 4)
-    assert "done, at step-000004" in failed(capsys, "resume", "run")
+    assert report(capsys, "resume", "run")["last"]["step"] == 4
+    weights = [here / name / "step-000004/model.safetensors" for name in ("run", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert cli.main(["resume", "run"]) == 0  # a loop that resumes until all is done comes to an end
+    assert capsys.readouterr().err == "rlcourse: run was done already, at step-000004.\n"
+    assert "is offline, and as long as its data" in refused(capsys, "resume", "run", "--steps", "9")
     assert [json.loads(line) for line in (here / "run/data.jsonl").read_text().splitlines()] == pairs
-
-
-def stopped_at(run, other, step):
-    assert (run / f"step-{step:06d}/model.safetensors").read_bytes() == (
-        other / f"step-{step:06d}/model.safetensors"
-    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -227,14 +244,63 @@ def test_what_cannot_be_done_is_said_in_one_line(here, trained, capsys, monkeypa
         (*train, "one", "--max-tokens", "300"): "passes the context of pocket, 256",
         ("train", "GRPO(group_size=1)", *TINY): "at least 2 responses a prompt",
         ("resume", "folder"): "folder is not the folder of a run: it has no config.json",
-        ("resume", trained): "is done, at step-000002",
         ("plot", "folder"): "not the folder of a run",
         ("export", "trl", "folder", "--out", "x"): "not the folder of a run",
         ("sample", "pocket", "--prompt", "1+" * 100): "passes the context of pocket",
         ("compare", "GRPO", "PPO", "--out", trained): "holds a run, not a comparison",
+        ("compare", "GRPO", "RLOO(group_size=3)", *TINY[:4]): "do not divide into RLOO's groups of 3",
+        ("compare", "GRPO", "RLOO", "--task", "Countdown", *TINY[:4]): "Countdown",
+        ("export", "trl", POCKETS / "pocket", "--out", "x"): "not the folder of a run",
     }
     for arguments, says in cases.items():
         assert says in failed(capsys, *arguments), arguments
+
+
+def test_nothing_that_is_in_the_folder_already_is_overwritten(here, capsys):
+    load_policy("pocket").save(here / "model")
+    (here / "own").mkdir()
+    (here / "own/data.jsonl").write_text(
+        '{"prompt": "1+1=", "chosen": "#2", "rejected": "#3", "note": "mine"}\n'
+    )
+    report(capsys, "compare", "GRPO", "RLOO", "--seeds", "1", *TINY[:4], "--problems", "4", "--out", "duel")
+    before = {file: file.read_bytes() for file in here.rglob("*.json*")}
+    for arguments, says in {
+        (
+            "train",
+            "GRPO",
+            "--model",
+            "model",
+            *TINY,
+            "--out",
+            "model",
+        ): "is a model's, and a run would overwrite it",
+        (
+            "train",
+            "DPO",
+            "--data",
+            "own/data.jsonl",
+            "--out",
+            "own",
+        ): "no run has written it: give another --out",
+        ("train", "GRPO", *TINY, "--out", "duel"): "duel holds a comparison already",
+    }.items():
+        assert says in failed(capsys, *arguments)
+    assert {file: file.read_bytes() for file in here.rglob("*.json*")} == before
+    assert "whose budget stays as it is" in refused(capsys, "resume", "duel", "--steps", "50")
+
+
+def test_two_commands_that_start_together_have_a_folder_each(here):
+    assert [str(free_folder("GRPO", "Sums")) for _ in range(2)] == ["runs/grpo-sums-1", "runs/grpo-sums-2"]
+
+
+def test_methods_that_differ_by_a_sign_have_a_folder_each():
+    folders = {compare.folder_of(Path(), f"GRPO(beta={beta})", 0) for beta in ("0.1", "-0.1")}
+    assert len(folders) == 2
+
+
+def test_a_scorer_is_not_asked_for_answers(here, capsys):
+    report(capsys, "train", "BradleyTerry", "--examples", "8", "--out", "judge")
+    assert "judge is a scorer: it judges answers and gives none" in failed(capsys, "sample", "judge")
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_resume(here, trained, capsys):
@@ -289,6 +355,14 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(here, capsys):
     assert err.strip() == f"rlcourse: stopped. {last} is kept; go on with: rlcourse resume {here / 'run'}"
     steps = int(last.name[5:]) + 1
     assert report(capsys, "resume", here / "run", "--steps", steps)["last"]["step"] == steps
+
+
+def test_ctrl_c_before_there_is_a_run_is_said_too(capsys, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.doctor, "run_doctor", stopped)
+    assert cli.main(["doctor"]) == 130 and capsys.readouterr().err.strip() == "rlcourse: stopped."
 
 
 # ---- sample and eval

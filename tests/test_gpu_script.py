@@ -5,9 +5,12 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import gpu
+import psutil
 import pytest
 import torch
 from gpu import FORK, Job
@@ -97,7 +100,9 @@ def test_what_lab_reads_is_what_a_policy_asks_and_answers():
 
 def test_a_batch_is_known_by_its_step_alone_and_little_of_it_is_padding():
     text = lab.Text(load_policy("pocket").tokenizer, 5, (200, 60, 60), seed=3)
-    whole, later = list(lab.batches(text, 0, workers=1)), list(lab.batches(text, 3, workers=0))
+    whole, later = (
+        list(lab.batches(text, first, workers, pinned=False)) for first, workers in ((0, 1), (3, 0))
+    )
     assert len(whole) == 5 and len(later) == 2
     for a, b in zip(whole[3:], later):
         assert len(a) == len(b) == lab.PARTS and all(map(torch.equal, a, b))
@@ -164,6 +169,12 @@ def endless(job):
     time.sleep(600)
 
 
+def with_a_child(job):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (job.out / "child").write_text(str(child.pid))
+    child.wait()
+
+
 def parts_of(out):
     return json.loads((out / "record.json").read_text())["parts"]
 
@@ -200,12 +211,30 @@ def test_when_time_runs_out_the_rest_waits_for_another_call(tmp_path):
     assert gpu.run(Job(tmp_path, tiny=True), {"endless": good, "good": good}) == 0
 
 
+def test_what_a_part_has_started_is_ended_with_it(tmp_path):
+    assert gpu.run(Job(tmp_path, minutes=0.05, tiny=True), {"with_a_child": with_a_child}) == 3
+    time.sleep(0.2)
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def dies_afterwards(job, name, part):
+    gpu.note(job, name, {"result": part(job)})
+    os.abort()
+
+
+def test_a_result_that_is_there_is_kept_however_its_process_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "attempt", dies_afterwards)
+    assert gpu.run(Job(tmp_path, tiny=True), {"good": good}) == 0
+    assert parts_of(tmp_path)["good"]["result"] == {"answer": 42}
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert gpu.commit() == "unknown"
+
+
 def gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def started(out):

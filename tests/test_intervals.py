@@ -59,6 +59,13 @@ def test_more_tries_at_problems_that_are_all_right_or_all_wrong_add_nothing():
     assert steady[1] - steady[0] < split[1] - split[0]
 
 
+def test_an_interval_is_no_narrower_than_the_tries_made_allow():
+    shares = [0.5, 0.5, 0.5, 0.5625]  # problems that hardly differ, by chance
+    assert share_interval(shares, 16) == pytest.approx(share_interval([1.0] * 33 + [0.0] * 31), abs=1e-9)
+    low, high = share_interval(shares)
+    assert high - low < 0.06
+
+
 def test_the_interval_of_a_share_holds_the_truth_19_times_in_20_when_tries_at_a_problem_resemble_each_other():
     rng, held = random.Random(1), 0
     for _ in range(1000):

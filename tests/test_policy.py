@@ -666,3 +666,37 @@ def test_the_pocket_equals_transformers_own_generate():
     model = AutoModelForCausalLM.from_pretrained(POCKETS / "pocket")
     theirs = model.generate(rollout.prompt_tokens, do_sample=False, max_new_tokens=40)
     assert rollout.tokens[0].tolist() == theirs[0, rollout.prompt_tokens.shape[1] :].tolist()
+
+
+FORKS = """
+import os, threading
+import torch
+import rlcourse.lm.loading
+torch.set_num_threads(1)
+torch.ones(300, 300).sum()
+
+def child():
+    together, failed = threading.Barrier(8), []
+
+    def ask():
+        together.wait()
+        try:
+            torch.ones(200, 200).to(torch.float64).sum()
+        except RuntimeError:
+            failed.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    os._exit(bool(failed))
+
+print(sum(os.waitpid(os.fork() or child(), 0)[1] != 0 for _ in range(20)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork here")
+def test_many_threads_may_use_torch_at_once_in_a_forked_process():
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)
+    assert done.stdout.strip() == "0", done.stderr  # 19 of 20 without what loading.py does at a fork

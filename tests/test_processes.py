@@ -180,6 +180,8 @@ def work(task, out):
         for steps in (2, 3):  # in two goes
             again = {"shard": True, "out": out / "divided", "resume": True, "steps": steps}
             found["divided"] = trained("bfloat16", **again)
+            # its value head is one row: the second process has no part of it
+            found["divided PPO"] = trained("PPO", **again | {"out": out / "divided PPO"})
         found["straight"] = trained("GRPO", out=out / "straight", checkpoint_every=2)
     elif task == "die":
         method, settings = RUNS["GRPO"]
@@ -308,9 +310,10 @@ def test_it_resumes_to_the_numbers_of_the_run_that_nothing_stopped(killed, out, 
 
 def test_a_divided_run_is_kept_whole_and_resumes_to_the_same_numbers(out, ranks):
     for rank in ranks:
-        straight, resumed = rank[True]["train bfloat16"], rank["divided"]
-        assert all(torch.equal(a, b) for a, b in zip(resumed[0], straight[0], strict=True))
-        assert resumed[1] == straight[1]
+        for name, resumed in (("bfloat16", rank["divided"]), ("PPO", rank["divided PPO"])):
+            straight = rank[True][f"train {name}"]
+            assert all(torch.equal(a, b) for a, b in zip(resumed[0], straight[0], strict=True))
+            assert resumed[1] == straight[1]
     model = load_policy(out / "divided" / "step-000003").model  # float32: the masters themselves
     theirs = [p.bfloat16() for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(theirs, ranks[0]["divided"][0], strict=True))

@@ -4,6 +4,7 @@ They are tiny copies of real ones (see hub.py), laid out as a hub cache lays the
 """
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rlcourse.lm import Policy, llama, load_policy, loading
 from rlcourse.lm import policy as policy_module
 from rlcourse.lm.caches import StaticCache, TransformersCache, can_be_recorded
 from rlcourse.methods import DPO, GRPO
+from rlcourse.tasks import Questions as ReadQuestions
 from rlcourse.tasks.annotators import Pair
 
 NAMES = list(hub.MODELS)
@@ -302,6 +304,38 @@ def test_a_saved_adapter_is_merged_and_saving_leaves_the_policy_as_it_is(name, t
     torch.testing.assert_close(merged.score(rollout), policy.score(rollout), atol=1e-4, rtol=1e-4)
 
 
+def test_a_run_with_an_adapter_goes_on_in_another_process_to_the_same_weights_and_draws_no_bars(
+    tmp_path, capfd
+):
+    def adapted(steps, out=None):
+        torch.manual_seed(steps)  # whatever has been drawn before
+        policy = load_policy(QWEN2, lora=4)
+        settings = dict(responses=8, lr=1e-2, max_tokens=4, quiet=True, out=out, resume=True)
+        train(policy, Letters(), GRPO(beta=0.1), steps=steps, **settings)
+        return policy
+
+    for steps in (1, 2):
+        resumed = adapted(steps, tmp_path)
+    assert changed(weights(adapted(2)), resumed) == set() and changed(
+        weights(load_policy(QWEN2, lora=4)), resumed
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_of_questions_that_was_edited_is_other_data(tmp_path):
+    file = tmp_path / "mine.jsonl"
+
+    def trained(answer, steps):
+        file.write_text(json.dumps({"question": "What is 1 + 2?", "answer": answer}) + "\n")
+        settings = dict(responses=8, max_tokens=4, quiet=True, out=tmp_path / "run", resume=True)
+        train(load_policy(QWEN2), ReadQuestions(str(file)), GRPO(), steps=steps, **settings)
+
+    for steps in (1, 2):
+        trained("3", steps)
+    with pytest.raises(ValueError, match="was run with data="):
+        trained("4", 3)
+
+
 def test_a_copy_of_an_adapted_policy_is_independent():
     policy = load_policy(QWEN2, lora=4)
     twin, before = policy.copy(), weights(policy)
@@ -413,6 +447,14 @@ def test_a_step_of_fixed_shape_gives_the_growing_caches_logits(name):
             token = (torch.arange(5 if step < 3 else 3) * 7 + step) % 15
             torch.testing.assert_close(fixed.step(token), growing.step(token), atol=1e-5, rtol=1e-5)
             assert addresses == [layer.keys.data_ptr() for layer in fixed.cache.layers]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fixed_shapes_take_autocast_too(name, monkeypatch):
+    mixed = load_policy(name, autocast="bfloat16")
+    as_on_a_gpu(monkeypatch)
+    rollout = mixed.sample(PROMPTS, 4, max_tokens=8, seed=1)
+    torch.testing.assert_close(mixed.score(rollout).detach(), rollout.logp, **near("bfloat16"))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "gpt2"])

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_loaded_offline_run_is_one(tmp_path):
     again = Run.load(tmp_path)
     assert not again.online and again.method == DPO() and again.headline == run.headline
     assert repr(again.before_after()) == repr(run.before_after())
-    assert json.loads((tmp_path / "budget.json").read_text())["epochs"] == 1
+    assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 1
 
 
 def test_a_line_that_a_kill_has_cut_is_no_line(tmp_path):
@@ -242,6 +243,24 @@ def test_a_folder_of_another_format_is_refused_by_its_number(tmp_path):
         run_once(tmp_path, resume=True)
 
 
+def test_a_folder_that_holds_a_model_is_not_overwritten_by_a_run(tmp_path):
+    fresh().save(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(
+        ValueError, match="config.json is a model's, and a run would overwrite it: give another out="
+    ):
+        run_once(tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_refused_run_leaves_nothing_in_the_other_ones_folder(tmp_path):
+    run_once(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_once(tmp_path, tensorboard=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # ---- objects by name
 
 
@@ -275,6 +294,8 @@ def test_a_wrapped_method_and_a_bare_name_are_read_too():
         (named.method, "GRPO()()", r"there is no method 'GRPO\(\)'"),
         (named.method, "GRPO(**{'clip': 1})", "cannot be read|has no setting"),
         (named.method, "TIS()", "missing"),
+        (named.method, "GRPO(clip='x')", r"GRPO\(clip='x'\): clip is of type float"),
+        (named.method, "GRPO(group_size=8.0)", "group_size is of type int"),
     ],
 )
 def test_what_cannot_be_made_says_why_and_what_is_near(make, text, says):
@@ -294,6 +315,24 @@ def test_a_pocket_and_a_large_model_have_settings_of_their_own(monkeypatch):
     assert 1 <= preset(large, max_tokens=256).micro_batch < preset(large, max_tokens=32).micro_batch
     monkeypatch.setattr(Policy, "adapted", True)
     assert preset(large).lr == 1e-5
+
+
+def test_a_run_without_a_step_has_nothing_to_plot():
+    with pytest.raises(ValueError, match="has made no step yet"):
+        Run(None, None, METHOD, 0).plot()
+
+
+def test_a_rate_that_breaks_the_model_is_said_in_one_sentence():
+    with pytest.raises(
+        ValueError, match="the gradient's norm is nan, and nothing can be learned from it: lower lr"
+    ):
+        run_once(lr=1e30)
+
+
+@pytest.mark.parametrize("setting", ["group_size", "epochs", "minibatches"])
+def test_a_number_below_one_is_refused_before_any_step(setting):
+    with pytest.raises(ValueError, match=f"GRPO with {setting}=0: that is 1 or more"):
+        run_once(method=replace(METHOD, **{setting: 0}))
 
 
 def test_a_group_of_one_is_refused_before_any_step():

@@ -61,7 +61,7 @@ def describe(
     problems: int = 512,
 ) -> None:
     """Save the policy with a card for people, README.md, and at last `scores.json`: where that is, all is there."""
-    policy.save(folder)
+    policy.save(folder, max_shard_size="15MB")  # larger files are a burden to repositories
     measured = scores(policy, dial, problems)
     columns = ("accuracy", "worked", "right_if_worked", "right_if_direct", "pass@64")
     rows = "\n".join(

@@ -54,6 +54,13 @@ def evidence(name: str) -> dict:
     return json.loads(path.read_text())["result"]
 
 
+def recorded(name: str) -> dict | None:
+    """As `evidence`, or None where nobody has measured it yet: a notebook built without it is stale when it comes."""
+    path = FOLDER / f"{name}.json"
+    stamps.USED.add(path.relative_to(stamps.ROOT).as_posix())
+    return evidence(name) if path.exists() else None
+
+
 def module_key(module: str) -> str:
     """rlcourse.methods.grpo -> rlcourse/methods/grpo.py, rlcourse.lm -> rlcourse/lm/__init__.py"""
     path = module.replace(".", "/")

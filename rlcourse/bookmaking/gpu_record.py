@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from rlcourse.bookmaking import evidence, stamps
+from rlcourse.bookmaking import evidence
 from rlcourse.training import Table
 
 FILE = "benchmarks/evidence/gpu.json"
@@ -16,8 +16,7 @@ FILE = "benchmarks/evidence/gpu.json"
 
 def record() -> dict | None:
     """What every part found, by the part's name; None where no GPU has run them."""
-    stamps.USED.add(FILE)  # a notebook built without it is stale when it comes
-    return evidence.evidence("gpu") if (stamps.ROOT / FILE).exists() else None
+    return evidence.recorded("gpu")
 
 
 def table(found: dict, part: str) -> Table:

@@ -107,13 +107,11 @@ class Text(Dataset):
         ]
 
 
-def batches(text: Text, first: int, workers: int) -> DataLoader:
+def batches(text: Text, first: int, workers: int, pinned: bool) -> DataLoader:
     """The batches from step `first` on, written ahead of the training by processes of their own."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     steps = range(first, len(text))
-    return DataLoader(
-        text, batch_size=None, sampler=steps, num_workers=workers, pin_memory=torch.cuda.is_available()
-    )
+    return DataLoader(text, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pinned)
 
 
 def loss_of(model, rows: torch.Tensor) -> torch.Tensor:
@@ -126,10 +124,10 @@ def loss_of(model, rows: torch.Tensor) -> torch.Tensor:
 
 def build(tokenizer, shape: dict, seed: int):
     """A pocket in all but its size."""
-    config = build_model(tokenizer).config
-    config.update(shape)
+    pocket = build_model(tokenizer)
+    pocket.config.update(shape)
     torch.manual_seed(seed)
-    return type(build_model(tokenizer))(config)
+    return type(pocket)(pocket.config)
 
 
 def keep(file: Path, policy: Policy, optimizer, record: dict) -> None:
@@ -209,7 +207,9 @@ def pretrain_lab(
 
     began, spent = time.monotonic() - record["seconds"], share(record["step"], record["seconds"])
     loss, tokens = torch.zeros((), device=device), record["tokens"]
-    for step, parts in enumerate(batches(text, record["step"], workers), record["step"] + 1):
+    for step, parts in enumerate(
+        batches(text, record["step"], workers, device.type == "cuda"), record["step"] + 1
+    ):
         if spent >= 1:
             break
         n = sum(int((rows[:, 1:] >= 0).sum()) for rows in parts)  # counted here: nobody waits for the GPU

@@ -55,7 +55,8 @@ def print_completion(whole: Parser, shell: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """0: done. 1: it could not be done. 2: the command line asks for something that there is not."""
     options = parser().parse_args(arguments)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of, we say in our own words
+    for library in ("TRANSFORMERS", "HF_HUB"):  # what they warn of, we say in our own words
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         with warnings.catch_warnings():
             for category in (FutureWarning, DeprecationWarning):  # what libraries tell each other
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as stopped:
-        print(f"\nrlcourse: {stopped or 'stopped.'}", file=sys.stderr)
+        print(f"\nrlcourse: {str(stopped) or 'stopped.'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError) as error:
         print(f"rlcourse: {sentence(error)}", file=sys.stderr)

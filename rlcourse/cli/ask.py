@@ -41,11 +41,22 @@ def add(commands) -> None:
 
 def add_asked(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL_OR_RUN", help="a pocket, a hub name, a folder or a run")
-    parser.add_argument("--task", help="default: what the run learned, or Sums")
+    parser.add_argument(
+        "--task", help="default: what the run learned; Helpdesk for an offline run; else Sums"
+    )
     parser.add_argument("--temperature", type=rate, default=1.0)
     parser.add_argument("--max-tokens", type=positive, help="length of an answer; default: the task's, or 64")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
+
+
+def speaker(options: argparse.Namespace):
+    """The model that is asked."""
+    from rlcourse.lm import load_policy
+
+    if any(any(Path(options.model).glob(f"{at}score_head.safetensors")) for at in ("", "step-*/")):
+        raise ValueError(f"{options.model} is a scorer: it judges answers and gives none.")
+    return load_policy(options.model)
 
 
 def asked(options: argparse.Namespace, policy):
@@ -63,12 +74,11 @@ def asked(options: argparse.Namespace, policy):
 def run_sample(options: argparse.Namespace) -> int:
     import random
 
-    from rlcourse.lm import load_policy
     from rlcourse.tasks import ask
 
     if options.prompt and options.task:
         options.parser.error("--task asks its own problems, and --prompt yours: give one of them")
-    policy = load_policy(options.model)
+    policy = speaker(options)
     n = 1 if options.greedy else options.n
     sampling = {name: getattr(options, name) for name in ("max_tokens", "temperature", "greedy", "seed")}
     if options.prompt:
@@ -105,17 +115,16 @@ def run_eval(options: argparse.Namespace) -> int:
     from rlcourse.evaluate.interval import share_interval
     from rlcourse.evaluate.majority import majority_at_k
     from rlcourse.evaluate.tries import tries
-    from rlcourse.lm import load_policy
 
     ks = sorted(set(options.k or [k for k in (1, 4, 16) if k <= options.samples]))
     if ks[-1] > options.samples:
         options.parser.error(f"--k {ks[-1]} needs --samples {ks[-1]} or more, got {options.samples}")
-    policy = load_policy(options.model)
+    policy = speaker(options)
     task = asked(options, policy)
     sampling = dict(max_tokens=options.max_tokens, temperature=options.temperature)
     found = tries(policy, task, options.problems, options.samples, options.seed, **sampling)
     shares = [fmean(each.correct) for each in found]
-    low, high = share_interval(shares)
+    low, high = share_interval(shares, options.samples)
     passed = {k: fmean(pass_at_k(options.samples, sum(each.correct), k) for each in found) for k in ks}
     voted = {}
     if found[0].answers is not None:

@@ -49,10 +49,14 @@ def add(commands) -> None:
 
 def run_compare(options: argparse.Namespace) -> int:
     from rlcourse.lm import load_policy
+    from rlcourse.tasks.ask import suited
+    from rlcourse.training.online import prompts_a_step
+    from rlcourse.training.presets import preset
 
     task = understood(options, "task", options.task)
     texts = asked(options)
     policy = load_policy(options.model)
+    suited(task, policy)  # what cannot work is said before anything is kept
     arms = {}
     for text in texts:
         ours = policy.pocket and text not in options.methods  # typed by nobody: `all` has put it there
@@ -64,6 +68,7 @@ def run_compare(options: argparse.Namespace) -> int:
         label = text if "(" in text else type(method).__name__
         if label in arms:
             options.parser.error(f"{label} is named twice")
+        prompts_a_step(options.responses or preset(policy).responses, method)
         arms[label] = {"method": repr(method), "lr": POCKET_LR.get(label) if ours else None}
     for label, lr in rates(options, arms).items():
         arms[label]["lr"] = lr
@@ -188,18 +193,17 @@ def once(file: Path, measure) -> dict:
 
 
 def folder_of(out: Path, label: str, seed: int) -> Path:
-    return out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}-seed{seed}"
+    return out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', label).strip('-')}-seed{seed}"
 
 
 def accuracy_of(settings: dict, policy=None) -> float:
     """Of a policy; without one, of the model as it is before training."""
     from rlcourse.evaluate import accuracy
     from rlcourse.lm import load_policy
-    from rlcourse.tasks.ask import suited
     from rlcourse.training import named
 
     policy = policy or load_policy(settings["model"])
-    return accuracy(policy, suited(named.task(settings["task"]), policy), settings["problems"])
+    return accuracy(policy, named.task(settings["task"]), settings["problems"])
 
 
 def measured(folder: Path, settings: dict, label: str, seed: int) -> dict:
@@ -280,7 +284,7 @@ def draw(out: Path, settings: dict) -> None:
     import numpy as np
 
     from rlcourse.bookmaking.style import use_style
-    from rlcourse.training.run import LABELS, Run, _smoothed
+    from rlcourse.training.run import LABELS, Run, smoothed
 
     use_style()
     figure, axis = plt.subplots(figsize=(8, 4.5))
@@ -288,7 +292,7 @@ def draw(out: Path, settings: dict) -> None:
         look = {"color": f"C{number}", "linestyle": ("-", "--", "-.", ":")[number // 7 % 4]}
         runs = [Run.load(folder_of(out, label, seed)) for seed in range(settings["seeds"])]
         curves = [
-            (np.array(run.column("sampled_tokens")) / 1000, _smoothed(run.column("correct"), 5))
+            (np.array(run.column("sampled_tokens")) / 1000, smoothed(run.column("correct"), 5))
             for run in runs
         ]
         for x, y in curves:

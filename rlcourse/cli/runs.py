@@ -1,6 +1,8 @@
 """`rlcourse plot` and `export`, and what they, training and comparing know of the folders of runs."""
 
 import argparse
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from rlcourse.cli.parser import add_json, command, say
@@ -38,11 +40,12 @@ def add(commands) -> None:
 
 
 def free_folder(*names: str) -> Path:
-    """runs/grpo-sums-1, or the first number that is free."""
-    stem, number = "-".join(names).lower(), 1
-    while (folder := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return folder
+    """runs/grpo-sums-1, or the first number that is free; made here, for two commands may start at once."""
+    for number in count(1):
+        folder = Path("runs") / f"{'-'.join(names).lower()}-{number}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 def run_file(folder: Path, name: str) -> Path:
@@ -80,7 +83,7 @@ def run_plot(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    run_file(options.folder, "config.json")
+    run_file(options.folder, "budget.json")  # a model has a config.json too
 
     from rlcourse.export import export
     from rlcourse.tasks import preferences

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from rlcourse import methods
@@ -91,11 +92,12 @@ def run_train(options: argparse.Namespace) -> int:
     offline = hasattr(method, "data")
     refuse_what_does_not_apply(options, type(method).__name__, offline)
     task = None if offline else understood(options, "task", options.task or "Sums")
-    out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
-    if any(out.glob("step-*")):
-        raise ValueError(
-            f"{out} holds a run already: `rlcourse resume {out}` goes on with it, and another --out keeps both."
-        )
+    for kind, mark in (("run", "step-*"), ("comparison", "compare.json")):
+        if options.out and any(options.out.glob(mark)):
+            raise ValueError(
+                f"{options.out} holds a {kind} already: `rlcourse resume {options.out}` goes on with it, and "
+                "another --out keeps both."
+            )
     model = loaded(method, options.model, dtype=options.dtype, lora=options.lora)
     settings = chosen(options, "lr", "micro_batch", "checkpoint_every", "seed", "shard", "tensorboard")
     settings |= chosen(options, "gradient_checkpointing")
@@ -106,6 +108,7 @@ def run_train(options: argparse.Namespace) -> int:
         data = task
         settings |= chosen(options, "responses", "max_tokens", "steps", "tokens")
         settings |= {} if options.tokens or options.steps else {"steps": 100}
+    out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
     return finished(options, out, go(method, model, data, out, quiet=options.quiet or hidden(), **settings))
 
 
@@ -177,8 +180,12 @@ def keep_data(out: Path, examples: list) -> None:
     """What an offline run learns from, in its folder: a resumed run needs it, and a reader's file may change."""
     from rlcourse.bookmaking import atomic
 
-    if not any(out.glob("step-*")):
-        atomic.write(out / "data.jsonl", "".join(json.dumps(each._asdict()) + "\n" for each in examples))
+    if any(out.glob("step-*")):
+        return
+    file, text = out / "data.jsonl", "".join(json.dumps(each._asdict()) + "\n" for each in examples)
+    if file.exists() and not (out / "budget.json").exists() and file.read_text() != text:
+        raise ValueError(f"{file} is there already, and no run has written it: give another --out.")
+    atomic.write(file, text)
 
 
 def kept(out: Path) -> str:
@@ -206,7 +213,12 @@ def finished(options: argparse.Namespace, out: Path, run) -> int:
 
 def run_resume(options: argparse.Namespace) -> int:
     out = options.folder
+    longer = chosen(options, "steps", "tokens")
     if (out / "compare.json").exists():
+        if longer:
+            options.parser.error(
+                f"{out} is a comparison, whose budget stays as it is: --{next(iter(longer))}"
+            )
         return compare.go_on(options, out)
     config, budget = (json.loads(run_file(out, name).read_text()) for name in ("config.json", "budget.json"))
     last = max(out.glob("step-*"), default=None)
@@ -222,6 +234,11 @@ def run_resume(options: argparse.Namespace) -> int:
 
     method = named.method(config["method"])
     offline = config["kind"] == "fit"
+    if offline and longer:
+        options.parser.error(
+            f"{out} is offline, and as long as its data: its learning rate has fallen to 0 at the end. For more, "
+            f"train again with more --epochs, or from where it stands with --model {out}"
+        )
     data = preferences(run_file(out, "data.jsonl")) if offline else named.task(config["task"])
     if config.get("engine"):
         raise ValueError(f"{out} samples with an engine made in Python, {config['engine']}: resume it there.")
@@ -229,13 +246,12 @@ def run_resume(options: argparse.Namespace) -> int:
         p.name for p in signature(fit if offline else train).parameters.values() if p.kind is p.KEYWORD_ONLY
     ]
     settings = {name: config[name] for name in can_be_set if name in config}
-    if longer := chosen(options, "steps", "tokens"):
+    if longer:
         budget = {name: value for name, value in budget.items() if name not in ("steps", "tokens")} | longer
     settings |= budget
     model = loaded(method, config["policy"], dtype=config.get("dtype"), lora=config.get("lora"))
     run = go(method, model, data, out, resume=True, quiet=options.quiet or hidden(), **settings)
     if run.history[-1]["step"] == int(last.name.removeprefix("step-")):
-        raise ValueError(
-            f"{out} is done, at {last.name}: of an online run a larger --steps or --tokens makes more."
-        )
+        more = "" if offline else "; a larger --steps or --tokens makes more of it"
+        print(f"rlcourse: {out} was done already, at {last.name}{more}.", file=sys.stderr)
     return finished(options, out, run)

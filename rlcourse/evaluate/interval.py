@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import cos, pi, sin, sqrt, tan
+from math import cos, inf, pi, sin, sqrt, tan
 from statistics import NormalDist, mean, pvariance, stdev
 
 LEVEL = 0.95
@@ -45,18 +45,21 @@ def _held(angle: float, freedom: int) -> float:
     return 2 / pi * (angle + sin(angle) * series) if odd else sin(angle) * series
 
 
-def share_interval(shares: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval for the mean share of right answers; `shares` has one number a problem.
+def share_interval(
+    shares: Sequence[float], tries: int | None = None, level: float = LEVEL
+) -> tuple[float, float]:
+    """Wilson's interval for the mean share of right answers; `shares` has one number a problem, of so many `tries`.
 
     Tries at one problem resemble each other, so what counts is how much problems differ: the interval is that of as
-    many independent tries as would give a mean this steady. With one try a problem that is the number of problems.
+    many independent tries as would give a mean this steady, and no more than were made. With one try a problem that is
+    the number of problems.
 
     >>> low, high = share_interval([1.0] * 8 + [0.0] * 2)
     >>> f"{low:.3f} to {high:.3f}"
     '0.490 to 0.943'
     """
     p, spread = mean(shares), pvariance(shares)
-    n = len(shares) * (p * (1 - p) / spread if spread else 1)
+    n = len(shares) * min(p * (1 - p) / spread if spread else 1, tries or inf)
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle, reach = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     return max(0.0, (middle - reach) / (1 + z * z / n)), min(1.0, (middle + reach) / (1 + z * z / n))

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers.cache_utils import StaticLayer
 
 from rlcourse.lm.routing import has_experts
 
@@ -52,6 +53,11 @@ class TransformersCache:
         self.mask, self.position = self.mask[rows], self.position[rows]
 
 
+def divided(model) -> bool:
+    """Do several processes hold a part of it each (FSDP2)?"""
+    return hasattr(model, "unshard")
+
+
 def can_be_recorded(model) -> bool:
     """Is a step of this model the same kernels always?
 
@@ -68,8 +74,21 @@ def can_be_recorded(model) -> bool:
         and not getattr(config, "sliding_window", None)
         and not has_experts(model)
         and not ("dynamic" in rope or "longrope" in rope)
-        and not type(model).__name__.startswith("FSDP")
+        and not divided(model)
     )
+
+
+class Columns(StaticLayer):
+    """A layer's keys and values, in the precision that attention computes in.
+
+    Under autocast the keys come in float32, as the rotary embedding is, and the values do not.
+    """
+
+    def update(self, keys: Tensor, values: Tensor, *rest) -> tuple[Tensor, Tensor]:
+        if torch.is_autocast_enabled(keys.device.type):
+            dtype = torch.get_autocast_dtype(keys.device.type)
+            keys, values = keys.to(dtype), values.to(dtype)
+        return super().update(keys, values, *rest)
 
 
 class StaticCache(TransformersCache):
@@ -82,7 +101,7 @@ class StaticCache(TransformersCache):
     def __init__(self, model, prompt_tokens, prompt_mask, owner, max_tokens: int):
         super().__init__(model, prompt_tokens, prompt_mask, owner, max_tokens)
         width = -(-(prompt_tokens.shape[1] + max_tokens) // 64) * 64  # kernels like round numbers
-        read, self.cache = self.cache, transformers.StaticCache(config=model.config, max_cache_len=width)
+        read, self.cache = self.cache, transformers.Cache([Columns(width) for _ in self.cache.layers])
         for layer, prompt in zip(self.cache.layers, read.layers, strict=True):
             layer.update(prompt.keys, prompt.values)
         self.seen = pad(self.mask, (0, width - self.mask.shape[1]))[:, None, None]  # [B 1 1 width]

@@ -33,5 +33,5 @@ class Critic(nn.Module):
         A shared critic may be handed the hidden states that scoring has computed already.
         """
         if states is None or not self.shared:
-            states, _ = self.policy.states_and_logits(rollout)
+            states, _ = self.policy.states_and_logits(rollout, head=False)
         return rollout.spread(self.head(states.float()).squeeze(-1))

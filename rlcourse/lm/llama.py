@@ -103,8 +103,8 @@ def causal(mask: Tensor) -> Tensor:
 
 
 def response_states(
-    model, prompt_tokens, prompt_mask, owner, tokens, mask, recompute: bool = False
-) -> tuple[Tensor, Tensor]:
+    model, prompt_tokens, prompt_mask, owner, tokens, mask, recompute: bool = False, head: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """For every real response token, in the order of `tokens[mask]`: the last hidden state that it is
     drawn from, [N D], and the logits, [N V]. With `recompute` the backward pass computes each layer again."""
     w = Weights(model)
@@ -146,7 +146,7 @@ def response_states(
     last = p_slot.gather(1, p_position.argmax(1, keepdim=True))[owner]
     before = torch.cat([last, n_prompt + r_slot[:, :-1]], 1)[predicted]
     states = w.rms(x[before], w.norm)
-    return states, F.linear(states, w.head)
+    return states, F.linear(states, w.head) if head else None
 
 
 class Cache:

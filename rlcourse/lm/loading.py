@@ -12,12 +12,17 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 
-from rlcourse.lm.policy import Policy
+from rlcourse.lm.policy import Policy, no_bars
 
 POCKETS = Path(__file__).parent / "pockets"
 MADE = POCKETS.parents[2] / "models"  # pretrained by the reader, too large to ship: lab
 LOADED: set[str] = set()  # the pockets that this process has loaded: a built notebook is stamped with them
 DTYPES = ("float32", "bfloat16", "float16")
+
+# After a fork torch makes a new pool of threads when it is first asked, and fails if two threads ask at once, as
+# those do that read a model's weights (torch 2.13). So it is asked here, by one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(torch.get_num_threads()))
 
 
 def pockets() -> list[str]:
@@ -40,7 +45,6 @@ def load_policy(
     autocast   the precision to compute in, where it is not the weights' own: "bfloat16"
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     name = str(name_or_path or os.environ.get("RLCOURSE_MODEL") or "pocket")
     shipped = (POCKETS / name / "model.safetensors").exists()
@@ -53,8 +57,7 @@ def load_policy(
     if lora is not None and lora < 1:
         raise ValueError(f"lora is the rank of the adapter, at least 1; got {lora}")
 
-    bars, found = logging.is_progress_bar_enabled(), False
-    logging.disable_progress_bar()
+    found = False
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         found = True
@@ -62,9 +65,10 @@ def load_policy(
         if not shipped:
             _check_memory(name, config, dtype, where)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+        with no_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
         if report["missing_keys"]:
             raise ValueError(f"its files lack weights, {min(report['missing_keys'])} among them.")
         model = model.to(where)
@@ -75,9 +79,6 @@ def load_policy(
             f"Out of memory while {name} was loaded in {str(dtype)[6:]}. dtype='bfloat16' takes half of float32, "
             "lora=16 a quarter in training; else take a smaller model."
         ) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     if shipped:
         LOADED.add(name)
     return Policy(_with_adapter(model, lora) if lora else model, tokenizer, name, autocast)
@@ -109,7 +110,8 @@ def _with_adapter(model, rank: int):
         raise ValueError("lora needs the package peft: pip install 'rlcourse[lora]'") from None
     # alpha = 2 * rank and every linear layer but the head: the usual start; dropout would blur the log-probs
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        torch.manual_seed(0)  # the same adapter at each loading: a run that goes on knows it again
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         return get_peft_model(model, config)
 

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging
 
 from rlcourse.lm import llama, routing
-from rlcourse.lm.caches import StaticCache, TransformersCache, can_be_recorded
+from rlcourse.lm.caches import StaticCache, TransformersCache, can_be_recorded, divided
 from rlcourse.lm.rollout import Rollout
 from rlcourse.tensors import entropy as entropy_of
 from rlcourse.tensors import token_logprobs
@@ -93,13 +94,14 @@ class Policy:
         twin._adapter_off = True
         return twin
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, max_shard_size: str = "50GB") -> None:
         """A folder that any library loads: an adapter is added into the weights."""
         model = self.model
         if self.adapted:
             model = copy.deepcopy(model)
             model = model.unload() if self._adapter_off else model.merge_and_unload()
-        model.save_pretrained(folder)
+        with no_bars():
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
         self.tokenizer.save_pretrained(folder)
 
     def checkpoint_layers(self) -> None:
@@ -190,11 +192,11 @@ class Policy:
     # ---- scoring
 
     def states_and_logits(
-        self, rollout: Rollout, replay: bool = False
-    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
+        self, rollout: Rollout, replay: bool = False, head: bool = True
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"] | None]:
         """Of every real response token, in the order of `tokens[mask]`: the last hidden state that it is
         drawn from, and logits / temperature. With `replay` a mixture of experts sends each token to the
-        experts in `rollout.routing`."""
+        experts in `rollout.routing`. Without `head` there are no logits: whoever reads states alone needs none."""
         r = rollout
         if replay and self.recomputes:
             raise ValueError(
@@ -204,26 +206,35 @@ class Policy:
         with self._as_set():
             if llama.fits(self.model):
                 states, logits = llama.response_states(
-                    self.model, r.prompt_tokens, r.prompt_mask, r.owner, r.tokens, r.mask, self.recomputes
+                    self.model,
+                    r.prompt_tokens,
+                    r.prompt_mask,
+                    r.owner,
+                    r.tokens,
+                    r.mask,
+                    self.recomputes,
+                    head,
                 )
             else:
                 with routing.replayed(self.model, r.experts()) if replay else nullcontext():
-                    states, logits = self._whole(r)
+                    states, logits = self._whole(r, head)
+        if not head:
+            return states, None
         logits = logits.float()  # whatever the weights are
         return states, logits if r.temperature == 1 else logits / r.temperature
 
-    def _whole(self, r: Rollout) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
+    def _whole(self, r: Rollout, head: bool = True) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
         """States and logits by one plain forward pass of transformers over prompts and responses together."""
         mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
         states = []
         # FSDP brings weights back for the gradient of what a model *returns*, so there the states have to be that.
-        divided = type(self.model).__name__.startswith("FSDP")
+        returned = divided(self.model)
 
-        def scored_only(head, inputs):
+        def scored_only(_, inputs):
             states.append(inputs[0][:, :-1][r.mask])
             # A vocabulary is large: a logit that nobody scores is not computed. Except of a pocket, where it costs
             # little, and where the order of this sum's gradient is in every number of the book.
-            return None if self.pocket or divided else (states[0],)
+            return None if self.pocket or returned else (states[0][: None if head else 0],)
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(scored_only)
         try:
@@ -233,14 +244,14 @@ class Policy:
                 # learned positions end with the context; beyond it is only padding, and a token that is not read
                 position_ids=(mask.cumsum(1) - 1).clamp(0, self.context - 1),
                 logits_to_keep=r.tokens.shape[1] + 1,
-                output_hidden_states=divided,
+                output_hidden_states=returned,
                 use_cache=False,
             )
         finally:
             hook.remove()
-        if divided:
+        if returned:
             states = [out.hidden_states[-1][:, r.prompt_tokens.shape[1] - 1 : -1][r.mask]]
-        return states[0], out.logits[:, :-1][r.mask] if self.pocket or divided else out.logits
+        return states[0], out.logits[:, :-1][r.mask] if self.pocket or returned else out.logits
 
     def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
         """Logits / temperature of every real response token, in the order of `tokens[mask]`."""
@@ -356,6 +367,18 @@ class Policy:
                 f"context of {self.name}, {self.context}. Shorten the prompt or max_tokens. "
                 f"The prompt begins: {prompts[worst][:60]!r}"
             )
+
+
+@contextmanager
+def no_bars():
+    """Inside, transformers draws no progress bars, which a run's own line would be lost among."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def draw(p: Float[Tensor, "B V"], generator: torch.Generator) -> Int[Tensor, " B"]:

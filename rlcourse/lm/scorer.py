@@ -47,7 +47,7 @@ class Scorer(nn.Module):
             finished=rollout.finished,
             texts=rollout.texts,
         )
-        states, _ = self.policy.states_and_logits(longer)
+        states, _ = self.policy.states_and_logits(longer, head=False)
         last = longer.lengths.cumsum(0) - 1  # states are one flat list, row after row
         return self.head(states[last].float()).squeeze(-1)
 

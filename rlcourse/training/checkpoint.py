@@ -133,18 +133,22 @@ def _contents(
 ) -> Iterator[tuple[str, dict]]:
     """The files of a checkpoint, and the tensors in each."""
     policy = _policy(model)
-    yield ("adapter", trained) if (trained := _adapter(policy)) else ("model", policy.model.state_dict())
+    yield (
+        ("adapter", trained)
+        if (trained := _adapter(policy))
+        else ("model", policy.model.state_dict(keep_vars=True))
+    )
     if isinstance(model, Scorer):
         yield "score_head", model.head.state_dict()
     slots = optimizer.state_dict()["state"].items()
     moments = {f"{i}.{name}": value for i, slot in slots for name, value in slot.items()}
     yield "optimizer", moments | {f"{i}.master": twin for i, twin in masters(optimizer).items()}
     for name, part in state.items():
-        yield name, part.state_dict() if isinstance(part, nn.Module) else {"": part}
+        yield name, part.state_dict(keep_vars=True) if isinstance(part, nn.Module) else {"": part}
 
 
 def _fill(module: nn.Module, file: Path, wanted: Collection[str] | None = None) -> None:
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     found = {name: _placed(value, own.get(name)) for name, value in load_file(file).items()}
     # strict=False: a tied head is stored once, under the name of the embedding that it shares
     try:
@@ -171,12 +175,12 @@ def _tensors(tensors: dict[str, Tensor], keep: bool = True) -> dict[str, Tensor]
     """Whole, contiguous, on the CPU, each memory once: what safetensors takes."""
     seen, out = set(), {}
     for name, value in tensors.items():
-        value = value.detach()
-        place = (value.to_local() if hasattr(value, "to_local") else value).data_ptr()
-        if place in seen and value.numel() > 1:
+        if (
+            id(value) in seen
+        ):  # a tied weight. By its address no: a process's share may be empty, and has none
             continue
-        seen.add(place)
-        value = whole(value)
+        seen.add(id(value))
+        value = whole(value.detach())
         if keep:
             out[name] = value.cpu().contiguous()
     return out

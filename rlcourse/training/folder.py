@@ -62,7 +62,7 @@ class Folder:
         # through JSON, so that it reads the same from the file
         run.config = self.config = json.loads(json.dumps(config))
         self.writes = self.path is not None and processes.rank == 0
-        self.board = self._board() if tensorboard and processes.rank == 0 else None
+        self.tensorboard, self.board = tensorboard, None
 
     def resume(
         self, resume: bool, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict
@@ -74,6 +74,9 @@ class Folder:
                 f"{self.path} already holds a run, up to {found[-1].name}. resume=True goes on with it; "
                 "another out= keeps both."
             )
+        theirs = self.path and self.path / "config.json"
+        if theirs and theirs.exists() and "rlcourse" not in json.loads(theirs.read_text()):
+            raise ValueError(f"{theirs} is a model's, and a run would overwrite it: give another out=.")
         step, run = 0, self.run
         if found:
             self._check(json.loads((found[-1] / "record.json").read_text()))
@@ -91,6 +94,8 @@ class Folder:
             self._write("budget.json", json.dumps(self.budget, indent=1) + "\n")
             self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in run.history))
             self._write("samples.jsonl", "".join(map(self._answers, run.samples)))
+        if self.tensorboard and self.processes.rank == 0:
+            self.board = self._board()
         return step
 
     def note(self, row: dict) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 from difflib import get_close_matches
+from types import NoneType
+from typing import get_args, get_type_hints
 
 from rlcourse import methods, tasks
 
@@ -54,7 +56,7 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
         raise ValueError(f"{name} takes {len(fields)} settings, and {text!r} gives it {len(call.args)}")
     given = dict(zip(fields, call.args, strict=False))
     given |= {word.arg or "**": word.value for word in call.keywords}
-    values = {}
+    values, hints = {}, get_type_hints(known[name])
     for field, value in given.items():
         if field not in fields:
             there = ", ".join(fields)
@@ -68,10 +70,20 @@ def _value(tree: ast.expr, text: str, kind: str, known: dict):
                 f"{name}({field}={ast.unparse(value)}) cannot be read from text: only numbers, words in quotes, True, "
                 "False, None and tuples can. Make the object in Python and hand it to train(), also to resume a run."
             ) from error
+        if not _fits(values[field], hints[field]):
+            wanted = getattr(hints[field], "__name__", hints[field])
+            raise ValueError(f"{name}({field}={ast.unparse(value)}): {field} is of type {wanted}")
     try:
         return known[name](**values)
     except TypeError as error:
         raise ValueError(f"{text!r}: {error}") from None
+
+
+def _fits(value, hint) -> bool:
+    """Is it of a field's type? Of plain types only, and a whole number is a float too."""
+    kinds = get_args(hint) or (hint,)
+    plain = {int, float, bool, str, NoneType}.issuperset(kinds)
+    return not plain or type(value) in kinds or type(value) is int and float in kinds
 
 
 def _nearest(word: str, known) -> str:

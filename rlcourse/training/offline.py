@@ -24,6 +24,7 @@ from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
+from rlcourse.training.presets import preset
 from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
@@ -82,13 +83,15 @@ def fit(
     examples = as_rollout(policy, data)
     others = mismatched(policy, data, seed) if "reference_kl" in method.needs else None
     compared = "ref_logp" in method.needs
+    rows = preset(policy, examples.tokens.shape[1]).micro_batch
+    micro_batch = micro_batch or rows and max(1, rows // examples.group_size)
     reference = reference or policy  # asked before the first step, so no copy is needed
     config = dict(
         kind="fit", **settings(policy), data=stream(data), method=described(method), epochs=epochs, batch=batch, lr=lr,
         max_grad_norm=max_grad_norm, measured_from=fingerprint(reference) if compared else None, seed=seed, shard=shard,
     )  # fmt: skip
     budget = dict(
-        epochs=epochs, micro_batch=micro_batch, checkpoint_every=checkpoint_every,
+        micro_batch=micro_batch, checkpoint_every=checkpoint_every,
         gradient_checkpointing=gradient_checkpointing, tensorboard=tensorboard,
     )  # fmt: skip
 
@@ -97,7 +100,8 @@ def fit(
     processes = team(policy, [model] if isinstance(model, Scorer) else [], shard)
     if compared:
         for answers in filter(None, (examples, others)):
-            answers.ref_logp = processes.each(partial(scored, reference), answers, None)
+            size = micro_batch and micro_batch * answers.group_size
+            answers.ref_logp = processes.each(partial(scored, reference), answers, size)
     trained = model.parameters() if isinstance(model, Scorer) else policy.parameters()
     optimizer = precision.adamw([(trained, lr)])
     run = Run(model, None, method, seed, prompts=[x.prompt for x in data[:8]] if model is policy else [])

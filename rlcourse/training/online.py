@@ -89,12 +89,7 @@ def train(
     lr = usual.lr if lr is None else lr
     responses = usual.responses if responses is None else responses
     micro_batch = micro_batch or usual.micro_batch
-    n_prompts, rest = divmod(responses, method.group_size)
-    if n_prompts == 0 or rest:
-        raise ValueError(
-            f"{responses} responses a step do not divide into groups of {method.group_size}: "
-            f"pass responses={max(1, n_prompts) * method.group_size}"
-        )
+    n_prompts = prompts_a_step(responses, method)
     if policy.trained and not resume and first():
         warnings.warn(
             f"this policy has been trained already ({', '.join(policy.trained)}); training goes on from there. "
@@ -109,6 +104,7 @@ def train(
         temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,
         engine=getattr(engine, "__name__", engine and type(engine).__name__),
         measured_from=fingerprint(reference), seed=seed, shard=shard,
+        data=stream(task.questions) if hasattr(task, "questions") else None,
     )  # fmt: skip
     budget = dict(
         **({"steps": steps} if steps else {"tokens": tokens}), micro_batch=micro_batch, sample_every=sample_every,
@@ -180,6 +176,20 @@ def train(
             stacklevel=2,
         )
     return run
+
+
+def prompts_a_step(responses: int, method: OnlineMethod) -> int:
+    """So many groups of answers; what cannot be divided into them is said before anything is done."""
+    for name in ("group_size", "epochs", "minibatches"):
+        if (number := getattr(method, name)) < 1:
+            raise ValueError(f"{type(method).__name__} with {name}={number}: that is 1 or more")
+    n_prompts, rest = divmod(responses, method.group_size)
+    if n_prompts == 0 or rest:
+        raise ValueError(
+            f"{responses} responses a step do not divide into {type(method).__name__}'s groups of "
+            f"{method.group_size}: pass responses={max(1, n_prompts) * method.group_size}"
+        )
+    return n_prompts
 
 
 def collect(

@@ -56,8 +56,12 @@ def publish(optimizer: torch.optim.Optimizer) -> None:
 def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     """Clip each group's gradient to the norm; the first group's, the policy's, before that."""
     for group in reversed(optimizer.param_groups):
-        norm = nn.utils.clip_grad_norm_(group["params"], max_norm, error_if_nonfinite=True)
-    return whole(norm).item()
+        norm = nn.utils.clip_grad_norm_(group["params"], max_norm)
+        if not (size := whole(norm)).isfinite():
+            raise ValueError(
+                f"the gradient's norm is {size.item()}, and nothing can be learned from it: lower lr"
+            )
+    return size.item()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -89,6 +89,8 @@ class Run:
         """One panel a metric. `also` draws other runs beside this one, by name."""
         import matplotlib.pyplot as plt
 
+        if not self.history:
+            raise ValueError("this run has made no step yet: there is nothing to draw")
         names = names or self.headline
         runs = {(type(self.method).__name__ if also else ""): self} | (also or {})
         figure, axes = plt.subplots(
@@ -101,7 +103,7 @@ class Run:
                     x = [tokens / 1000 for tokens in x]
                 axis.plot(x, y, color=f"C{number}", alpha=0.4, linewidth=1)
                 dashes = ("-", "--", "-.", ":")[number % 4]  # told apart without colour too
-                axis.plot(x, _smoothed(y, smooth), dashes, color=f"C{number}", label=label)
+                axis.plot(x, smoothed(y, smooth), dashes, color=f"C{number}", label=label)
             axis.set(xlabel=LABELS.get(against, against), ylabel=LABELS.get(name, name))
             if axis.get_ylim()[0] > -0.1 * axis.get_ylim()[1]:  # what cannot be negative is shown from 0
                 axis.set_ylim(bottom=0)
@@ -178,7 +180,7 @@ def _mark(sample: tuple[str, bool | None]) -> str:
     return text if correct is None else f"{'✓' if correct else '✗'} {text}"
 
 
-def _smoothed(values: list[float], window: int) -> list[float]:
+def smoothed(values: list[float], window: int) -> list[float]:
     """A trailing mean: it never looks ahead of what was known at that step."""
     return [
         sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - window) : i + 1])
