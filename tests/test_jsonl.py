@@ -43,8 +43,8 @@ GOOD = [{"prompt": "1+1?", "answer": 2}]
     [
         ([b""], None, "is empty: it must hold one JSON object a line"),
         ([b"\n \n\r\n"], None, "is empty"),
-        ([*GOOD, "", "{"], 3, "is not JSON: Expecting property name"),
-        ([*GOOD, '{"prompt": "a"} {"prompt": "b"}'], 2, "is not JSON: Extra data"),
+        ([*GOOD, "", "{"], 3, "is not JSON: at column 2, Expecting property name"),
+        ([*GOOD, '{"prompt": "a"} {"prompt": "b"}'], 2, "is not JSON: at column 17, Extra data"),
         ([*GOOD, "[" * 100_000], 2, "is not JSON: maximum recursion depth"),
         ([*GOOD, '{"a": ' + "9" * 5000 + "}"], 2, "is not JSON: Exceeds the limit"),
         ([*GOOD, "[1, 2]"], 2, r"must be an object, {...}; it is [1, 2]"),

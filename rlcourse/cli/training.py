@@ -198,12 +198,15 @@ def kept(out: Path) -> str:
 def finished(options: argparse.Namespace, out: Path, run) -> int:
     first, last, name = run.history[0], run.history[-1], run.headline[0]
     amount = f"{last['sampled_tokens']:,} sampled tokens" if run.online else f"{last['examples']:,} examples"
+    steps = last["step"]
+    some = max(1, min(10, steps // 2))  # the first step is none of the last
     document = {"run": str(out), "method": repr(run.method), "first": first, "last": last}
     return say(
         options,
         document,
-        f"{run.method}: {last['step']} steps, {amount}, {last['seconds']:.0f} s",
-        f"{name} {first[name]:.3f} at first, {run.mean(name):.3f} at the end (mean of the last steps)",
+        f"{run.method}: {steps} step{'s' * (steps > 1)}, {amount}, {last['seconds']:.0f} s",
+        f"{name} {first[name]:.3f} in step 1, {run.mean(name, some):.3f} at the end"
+        + (f" (mean of the last {some} steps)" if some > 1 else ""),
         f"kept in {out}",
     )
 

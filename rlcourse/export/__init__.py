@@ -48,7 +48,7 @@ def export(config: dict | str | Path, to: str, folder: str | Path, data: Sequenc
     sheet = library.settings(run)
     files = library.files(run, sheet)
     if run.online:
-        files["data.jsonl"] = run.jsonl(map(library.asked, (problem.prompt for problem in run.problems())))
+        files["data.jsonl"] = run.jsonl(map(library.asked, (problem.prompt for problem in run.problems)))
     elif data:
         files["data.jsonl"] = run.jsonl(map(run.told, data))
     else:

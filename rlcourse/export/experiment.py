@@ -9,6 +9,7 @@ import shlex
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from rlcourse.methods.corrections import TIS, Correction
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.training import named
 from rlcourse.training.checkpoint import checkpoints
-from rlcourse.training.online import stream
+from rlcourse.training.seeds import stream
 
 
 @dataclass
@@ -133,13 +134,14 @@ class Experiment:
 
     # ---- data
 
+    @cached_property
     def problems(self) -> list:
         return problems(named.task(self.config["task"]), self.steps, self.prompts, self.config["seed"])
 
     @property
     def longest_prompt(self) -> int:
         """In tokens, with room for a chat template: no tokenizer makes more of them than there are bytes."""
-        return max(len(problem.prompt.encode()) for problem in self.problems()) + 128
+        return max(len(problem.prompt.encode()) for problem in self.problems) + 128
 
     def told(self, example) -> dict:
         """Feedback as TRL and OpenRLHF read it: in messages, so that the model's chat template is used."""

@@ -24,7 +24,7 @@ PAPER = Paper(
 
 
 def sft_loss(logp: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """The mean over all response tokens of the batch. A mean of every answer's mean would weigh short ones up."""
+    """The mean over all response tokens of the batch. A mean of answers' means would make short ones count more."""
     return -masked_mean(logp, mask)
 
 

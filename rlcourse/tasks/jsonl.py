@@ -88,8 +88,11 @@ def rows(path: str | Path) -> Iterator[Row]:
                 f"{where} is not UTF-8: byte {error.start + 1} of it is {line[error.start]:#04x}"
             ) from None
         except (ValueError, RecursionError) as error:
+            what = (
+                f"at column {error.colno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else error
+            )
             raise ValueError(
-                f"{where} is not JSON: {error}. Each line must be one whole object, {{...}}"
+                f"{where} is not JSON: {what}. Each line must be one whole object, {{...}}"
             ) from None
         if not isinstance(found, dict):
             raise ValueError(f"{where} must be an object, {{...}}; it is {json.dumps(found)[:60]}")
