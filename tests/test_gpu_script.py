@@ -86,6 +86,12 @@ def test_a_checkpoint_of_another_plan_is_not_gone_on_with(quick, tmp_path, monke
         tiny_lab(tmp_path, steps=8)
 
 
+def test_another_seed_is_another_lab():
+    first, again, other = (lab.build(load_policy("pocket").tokenizer, lab.TINY, seed) for seed in (1, 1, 2))
+    weights = [torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def test_what_lab_reads_is_what_a_policy_asks_and_answers():
     policy, rng = load_policy("pocket"), random.Random(0)
     prompt, response = lab.sum_and_answer(rng)
@@ -219,7 +225,7 @@ def test_what_a_part_has_started_is_ended_with_it(tmp_path):
 
 def dies_afterwards(job, name, part):
     gpu.note(job, name, {"result": part(job)})
-    os.abort()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_result_that_is_there_is_kept_however_its_process_ends(tmp_path, monkeypatch):

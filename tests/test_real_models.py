@@ -21,9 +21,10 @@ from transformers import BertConfig, BertForMaskedLM, LlamaModel, T5Config, T5Fo
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlcourse import fit, train
-from rlcourse.lm import Policy, llama, load_policy, loading
+from rlcourse.lm import Policy, Scorer, llama, load_policy, loading
 from rlcourse.lm import policy as policy_module
 from rlcourse.lm.caches import StaticCache, TransformersCache, can_be_recorded
+from rlcourse.lm.critic import Critic
 from rlcourse.methods import DPO, GRPO
 from rlcourse.tasks import Questions as ReadQuestions
 from rlcourse.tasks.annotators import Pair
@@ -200,6 +201,21 @@ def test_logits_are_computed_where_a_token_is_scored_and_nowhere_else():
     policy.model.lm_head.register_forward_hook(lambda head, inputs, output: rows.append(output.shape))
     policy.score(rollout)
     assert rows == [(int(rollout.mask.sum()), hub.VOCABULARY)]
+    # of what judges or values answers, nowhere at all
+    Scorer(policy)(rollout)
+    Critic(policy, shared=True)(rollout)
+    assert rows[1:] == [(0, hub.VOCABULARY)] * 2
+
+
+def test_no_more_rows_are_scored_at_once_than_a_piece_has():
+    policy, pieces = load_policy(QWEN2), []
+    pairs = [Pair(prompt, " The answer is 42.", " You are late.") for prompt in PROMPTS] * 2
+    policy.model.lm_head.register_forward_hook(lambda head, inputs, output: pieces.append(len(inputs[0])))
+    whole = policy.answered([pair.prompt for pair in pairs], [pair.chosen for pair in pairs])
+    fit(policy, pairs, DPO(), batch=6, micro_batch=1, quiet=True)
+    assert len(pieces) > 12 and max(pieces[:12]) <= 2 * int(
+        whole.lengths.max()
+    )  # a pair at a time: the reference too
 
 
 def test_autocast_computes_in_bfloat16_with_float32_weights_and_log_probs(policy):

@@ -218,12 +218,14 @@ class Policy:
             else:
                 with routing.replayed(self.model, r.experts()) if replay else nullcontext():
                     states, logits = self._whole(r, head)
-        if not head:
+        if logits is None:
             return states, None
         logits = logits.float()  # whatever the weights are
         return states, logits if r.temperature == 1 else logits / r.temperature
 
-    def _whole(self, r: Rollout, head: bool = True) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"]]:
+    def _whole(
+        self, r: Rollout, head: bool = True
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N V"] | None]:
         """States and logits by one plain forward pass of transformers over prompts and responses together."""
         mask = torch.cat([r.prompt_mask[r.owner], r.mask], 1)
         states = []
@@ -251,6 +253,8 @@ class Policy:
             hook.remove()
         if returned:
             states = [out.hidden_states[-1][:, r.prompt_tokens.shape[1] - 1 : -1][r.mask]]
+        if not head:
+            return states[0], None
         return states[0], out.logits[:, :-1][r.mask] if self.pocket or returned else out.logits
 
     def logits(self, rollout: Rollout) -> Float[Tensor, "N V"]:
