@@ -248,8 +248,6 @@ def test_what_cannot_be_done_is_said_in_one_line(here, trained, capsys, monkeypa
         ("export", "trl", "folder", "--out", "x"): "not the folder of a run",
         ("sample", "pocket", "--prompt", "1+" * 100): "passes the context of pocket",
         ("compare", "GRPO", "PPO", "--out", trained): "holds a run, not a comparison",
-        ("compare", "GRPO", "RLOO(group_size=3)", *TINY[:4]): "do not divide into RLOO's groups of 3",
-        ("compare", "GRPO", "RLOO", "--task", "Countdown", *TINY[:4]): "Countdown",
         ("export", "trl", POCKETS / "pocket", "--out", "x"): "not the folder of a run",
     }
     for arguments, says in cases.items():
@@ -291,6 +289,18 @@ def test_nothing_that_is_in_the_folder_already_is_overwritten(here, capsys):
 
 def test_two_commands_that_start_together_have_a_folder_each(here):
     assert [str(free_folder("GRPO", "Sums")) for _ in range(2)] == ["runs/grpo-sums-1", "runs/grpo-sums-2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["RLOO(group_size=3)"], "do not divide into RLOO's groups of 3"),
+        (["RLOO", "--task", "Countdown"], "Countdown"),
+    ],
+)
+def test_a_comparison_that_cannot_work_leaves_nothing_behind(arguments, says, here, capsys):
+    assert says in failed(capsys, "compare", "GRPO", *arguments, *TINY[:4], "--out", "duel")
+    assert not (here / "duel").exists()
 
 
 def test_methods_that_differ_by_a_sign_have_a_folder_each():
