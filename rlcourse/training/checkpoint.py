@@ -175,9 +175,7 @@ def _tensors(tensors: dict[str, Tensor], keep: bool = True) -> dict[str, Tensor]
     """Whole, contiguous, on the CPU, each memory once: what safetensors takes."""
     seen, out = set(), {}
     for name, value in tensors.items():
-        if (
-            id(value) in seen
-        ):  # a tied weight. By its address no: a process's share may be empty, and has none
+        if id(value) in seen:  # a tied weight. Not by its address: a process's share may be empty
             continue
         seen.add(id(value))
         value = whole(value.detach())
