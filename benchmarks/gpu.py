@@ -463,6 +463,10 @@ def record_of(job: Job) -> dict:
     return found
 
 
+def has_result(job: Job, name: str) -> bool:
+    return "result" in record_of(job)["parts"].get(name, {})
+
+
 def note(job: Job, name: str, entry: dict) -> None:
     record = record_of(job)
     record["parts"][name] = entry
@@ -505,14 +509,12 @@ def run(job: Job, parts: dict[str, Callable[[Job], dict]]) -> int:
     job.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * job.minutes
     for name, part in parts.items():
-        if "result" in record_of(job)["parts"].get(name, {}):
+        if has_result(job, name):
             print(f"{name}: there already", flush=True)
             continue
         left = deadline - time.monotonic()
         problem = in_a_process(job, name, part, left) if left > 0 else OUT_OF_TIME
-        if problem and "result" not in record_of(job)["parts"].get(
-            name, {}
-        ):  # it may have died only afterwards
+        if problem and not has_result(job, name):  # it may have died only afterwards
             note(job, name, {"error": problem})
         found = record_of(job)["parts"][name]
         print(f"{name}: {found.get('error', 'done')}, {found.get('seconds', 0)} s", flush=True)

@@ -17,7 +17,7 @@ from tiny import CONTEXT, build, characters
 
 from rlcourse import Policy, Scorer, fit, train
 from rlcourse import methods as m
-from rlcourse.lm import Rollout
+from rlcourse.lm import Rollout, checkpoints
 from rlcourse.methods.dpo import dpo_loss, ipo_loss
 from rlcourse.methods.kto import kto_loss
 from rlcourse.methods.offline import OfflineMethod
@@ -27,7 +27,6 @@ from rlcourse.tasks import Demonstration, Helpdesk, Pair, Ranking, Verdict
 from rlcourse.tasks.helpdesk import Ticket
 from rlcourse.tasks.sums import Sum
 from rlcourse.training import offline
-from rlcourse.training.checkpoint import checkpoints
 from rlcourse.training.offline import as_rollout, batches, mismatched, picked
 
 quickly = settings(max_examples=25, deadline=None)

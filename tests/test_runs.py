@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from test_train import SETTINGS, Ones, fresh, same_weights, timeless, weights
 
 from rlcourse import Policy, Run, Scorer, fit, load_policy, train
+from rlcourse.lm import checkpoints
 from rlcourse.methods import DPO, GRPO, KTO, SFT, VAPO, BradleyTerry
 from rlcourse.tasks import Pair, Sums
 from rlcourse.training import checkpoint, named
-from rlcourse.training.checkpoint import checkpoints
 from rlcourse.training.presets import preset
 
 METHOD = GRPO(group_size=4, beta=0.1)

@@ -16,13 +16,12 @@ from tiny import CHARACTERS, build, characters
 
 from rlcourse import Policy, train
 from rlcourse import methods as m
-from rlcourse.lm import Rollout
+from rlcourse.lm import Rollout, checkpoints
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.offline import OfflineMethod
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.tasks.sums import Sum
 from rlcourse.training import checkpoint
-from rlcourse.training.checkpoint import checkpoints
 
 
 @dataclass(frozen=True)

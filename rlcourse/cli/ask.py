@@ -52,9 +52,10 @@ def add_asked(parser: Parser) -> None:
 
 def speaker(options: argparse.Namespace):
     """The model that is asked."""
-    from rlcourse.lm import load_policy
+    from rlcourse.lm import checkpoints, load_policy
 
-    if any(any(Path(options.model).glob(f"{at}score_head.safetensors")) for at in ("", "step-*/")):
+    folder = Path(options.model)
+    if any((each / "score_head.safetensors").exists() for each in (folder, *checkpoints(folder))):
         raise ValueError(f"{options.model} is a scorer: it judges answers and gives none.")
     return load_policy(options.model)
 

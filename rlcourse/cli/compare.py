@@ -128,6 +128,7 @@ def rates(options: argparse.Namespace, arms: dict) -> dict[str, float]:
 def hold(out: Path, settings: dict) -> None:
     """Write down what is compared; a folder that compares something else is left alone."""
     from rlcourse.bookmaking import atomic
+    from rlcourse.lm import checkpoints
 
     file = out / "compare.json"
     if file.exists():
@@ -138,7 +139,7 @@ def hold(out: Path, settings: dict) -> None:
                 f"{out} compares something else: its {name} is {theirs.get(name)}, and now {settings[name]}. "
                 "Another --out keeps both."
             )
-    elif any(out.glob("step-*")):
+    elif checkpoints(out):
         raise ValueError(f"{out} holds a run, not a comparison: give another --out.")
     else:
         atomic.write(file, json.dumps(settings, indent=1) + "\n")
@@ -208,7 +209,7 @@ def accuracy_of(settings: dict, policy=None) -> float:
 
 def measured(folder: Path, settings: dict, label: str, seed: int) -> dict:
     """One run, from its last checkpoint if it has one, and how good it made the model."""
-    from rlcourse.lm import load_policy
+    from rlcourse.lm import checkpoints, load_policy
     from rlcourse.training import named, train
 
     arm, policy = settings["methods"][label], load_policy(settings["model"])
@@ -222,7 +223,7 @@ def measured(folder: Path, settings: dict, label: str, seed: int) -> dict:
         lr=arm["lr"],
         seed=seed,
         out=folder,
-        resume=any(folder.glob("step-*")),
+        resume=bool(checkpoints(folder)),
         quiet=hidden(),
     )
     last = {name: run.history[-1][name] for name in ("step", "sampled_tokens", "seconds")}

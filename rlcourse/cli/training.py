@@ -92,8 +92,8 @@ def run_train(options: argparse.Namespace) -> int:
     offline = hasattr(method, "data")
     refuse_what_does_not_apply(options, type(method).__name__, offline)
     task = None if offline else understood(options, "task", options.task or "Sums")
-    for kind, mark in (("run", "step-*"), ("comparison", "compare.json")):
-        if options.out and any(options.out.glob(mark)):
+    for kind in ("run", "comparison"):
+        if options.out and holds(options.out, kind):
             raise ValueError(
                 f"{options.out} holds a {kind} already: `rlcourse resume {options.out}` goes on with it, and "
                 "another --out keeps both."
@@ -110,6 +110,12 @@ def run_train(options: argparse.Namespace) -> int:
         settings |= {} if options.tokens or options.steps else {"steps": 100}
     out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
     return finished(options, out, go(method, model, data, out, quiet=options.quiet or hidden(), **settings))
+
+
+def holds(folder: Path, kind: str) -> bool:
+    from rlcourse.lm import checkpoints
+
+    return bool(checkpoints(folder)) if kind == "run" else (folder / "compare.json").exists()
 
 
 def refuse_what_does_not_apply(options: argparse.Namespace, name: str, offline: bool) -> None:
@@ -179,8 +185,9 @@ def go(method, model, data, out: Path, **settings):
 def keep_data(out: Path, examples: list) -> None:
     """What an offline run learns from, in its folder: a resumed run needs it, and a reader's file may change."""
     from rlcourse.bookmaking import atomic
+    from rlcourse.lm import checkpoints
 
-    if any(out.glob("step-*")):
+    if checkpoints(out):
         return
     file, text = out / "data.jsonl", "".join(json.dumps(each._asdict()) + "\n" for each in examples)
     if file.exists() and not (out / "budget.json").exists() and file.read_text() != text:
@@ -189,7 +196,9 @@ def keep_data(out: Path, examples: list) -> None:
 
 
 def kept(out: Path) -> str:
-    last = max(out.glob("step-*"), default=None)
+    from rlcourse.lm import checkpoints
+
+    last = next(reversed(checkpoints(out)), None)
     if last is None:
         return f"There is no checkpoint in {out} yet, and nothing to go on from."
     return f"{last} is kept; go on with: rlcourse resume {out}"
@@ -223,8 +232,10 @@ def run_resume(options: argparse.Namespace) -> int:
                 f"{out} is a comparison, whose budget stays as it is: --{next(iter(longer))}"
             )
         return compare.go_on(options, out)
+    from rlcourse.lm import checkpoints
+
     config, budget = (json.loads(run_file(out, name).read_text()) for name in ("config.json", "budget.json"))
-    last = max(out.glob("step-*"), default=None)
+    last = next(reversed(checkpoints(out)), None)
     if last is None:
         raise ValueError(
             f"{out} has no checkpoint yet, and nothing to resume: start it again with `rlcourse train`."

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from rlcourse.lm import Rollout, pockets
+from rlcourse.lm import Rollout, checkpoints, pockets
 from rlcourse.methods.corrections import TIS, Correction
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.training import named
-from rlcourse.training.checkpoint import checkpoints
 from rlcourse.training.seeds import stream
 
 

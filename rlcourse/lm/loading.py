@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,15 @@ def pockets() -> list[str]:
     return sorted(file.parent.name for file in POCKETS.glob("*/model.safetensors"))
 
 
+def checkpoints(folder: str | Path) -> list[Path]:
+    """Of a run, in the order of their steps: folders of exactly the name that a run gives them. A reader's copy,
+    `step-000040-best`, is theirs: it is neither read for the run's nor ever deleted."""
+    ours = re.compile(r"step-(\d{6}|[1-9]\d{6,})")
+    named = {each: ours.fullmatch(each.name) for each in Path(folder).glob("step-*") if each.is_dir()}
+    found = {int(name[1]): each for each, name in named.items() if name}
+    return [found[step] for step in sorted(found)]
+
+
 def load_policy(
     name_or_path: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -50,7 +60,7 @@ def load_policy(
     shipped = (POCKETS / name / "model.safetensors").exists()
     made = (MADE / name / "config.json").exists()
     folder = str(POCKETS / name if shipped else MADE / name if made else name)
-    folder = str(max(Path(folder).glob("step-*"), default=folder))
+    folder = str([folder, *checkpoints(folder)][-1])
     where = _device(device)
     dtype = _dtype(dtype) or (torch.float32 if shipped or where.type == "cpu" else torch.bfloat16)
     autocast = _dtype(autocast)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlcourse.lm import Policy, Scorer
+from rlcourse.lm import Policy, Scorer, checkpoints
 from rlcourse.training.precision import masters, publish, whole
 
 FORMAT = 2
@@ -57,10 +57,6 @@ def save(
         draft.rename(final)
     for older in checkpoints(out)[:-1]:
         shutil.rmtree(older)
-
-
-def checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("step-*"))
 
 
 @contextmanager

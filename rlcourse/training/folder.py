@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from rlcourse.lm import Policy, Scorer
+from rlcourse.lm import Policy, Scorer, checkpoints
 from rlcourse.training import checkpoint
 from rlcourse.training.processes import Alone
 from rlcourse.training.run import Run
@@ -68,7 +68,7 @@ class Folder:
         self, resume: bool, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict
     ) -> int:
         """Put a run back where its last checkpoint left it; the step it stands at, 0 for a new one."""
-        found = checkpoint.checkpoints(self.path) if self.path else []
+        found = checkpoints(self.path) if self.path else []
         if found and not resume:
             raise ValueError(
                 f"{self.path} already holds a run, up to {found[-1].name}. resume=True goes on with it; "
