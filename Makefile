@@ -9,7 +9,7 @@ dev     = $(VENV)/.rlcourse-dev
 build   = $(python) -m rlcourse.bookmaking.build
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup lab reset test book site stale pockets bench gpu evidence reproduce
+.PHONY: help venv setup lab reset test book site stale pockets bench gpu evidence elsewhere falsify reproduce
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,12 @@ evidence: $(dev)  ## run again, over all seeds, what the chapters claim (some th
 	$(python) benchmarks/kto_evidence.py
 	$(python) benchmarks/growth.py --record
 	$(python) benchmarks/speed.py --record
+
+elsewhere: $(dev)  ## numeric tests and notebooks under other roundings and seeds (hours; it may be stopped at any time)
+	$(python) benchmarks/elsewhere.py
+
+falsify: $(dev)  ## take the line that a chapter is about out of its method: which of its claims fail?
+	$(python) benchmarks/falsify.py
 
 reproduce: $(dev)  ## after a change that should change no number: does the evidence come out to the same digits?
 	$(python) benchmarks/reproduce.py

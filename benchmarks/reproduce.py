@@ -1,24 +1,28 @@
-"""Does today's code still make the recorded numbers? One seed of several arms of every evidence file, digit by digit.
+"""Does today's code compute what the code did that made the evidence? One seed of several arms of each file, digit by digit.
 
     python benchmarks/reproduce.py            the stale evidence files
     python benchmarks/reproduce.py grpo dpo   these
 
-A change that computes the same thing another way makes every evidence file stale, and hours of runs would
-bring back the same digits. So a file whose runs all come out equal to its record in *every* recorded number,
-six digits each, gets today's stamp, and says so: `reproduced` lists the runs. What differs anywhere stays
-stale, and its own script has to run again. Digits depend on the processor: this works on a machine of the
-kind that recorded them.
+A change that computes the same thing another way makes every evidence file stale, and hours of runs would bring back
+the same digits. Digits depend on the processor, so the record itself is no judge: the code of the commit that last
+wrote the file, and today's, both run here, on one thread. Where all runs come out equal in *every* number, six
+digits each, the file gets today's stamp, and says so: `reproduced` lists the runs. What differs anywhere stays stale,
+and its own script has to run again.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from many_runs import MACHINERY
 
@@ -101,29 +105,80 @@ def runs(name: str) -> list[Again]:
     ]
 
 
-def differences(recorded: dict, measured: dict) -> list[str]:
+def differences(before: dict, after: dict) -> list[str]:
     """The numbers that came out otherwise; seconds are the machine's."""
-    measured = rounded(measured)
+    before, after = rounded(before), rounded(after)
     return [
-        f"{key}: {recorded.get(key)} was recorded, {measured.get(key)} is measured"
-        for key in sorted((recorded.keys() | measured.keys()) - {"seconds", "seeds"})
-        if recorded.get(key) != measured.get(key)
+        f"{key}: {before.get(key)} before, {after.get(key)} now"
+        for key in sorted((before.keys() | after.keys()) - {"seconds", "seeds"})
+        if before.get(key) != after.get(key)
     ]
 
 
+def writer(name: str) -> str:
+    """The commit that last wrote the evidence file."""
+    command = [
+        "git",
+        "-C",
+        str(stamps.ROOT),
+        "log",
+        "-1",
+        "--format=%H",
+        "--",
+        f"benchmarks/evidence/{name}.json",
+    ]
+    if not (commit := subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()):
+        raise SystemExit(f"no commit has written {name}.json: there is nothing to compare with")
+    return commit
+
+
+def unpacked(commit: str, tree: Path) -> Path:
+    """The files of a commit."""
+    command = ["git", "-C", str(stamps.ROOT), "archive", commit, "rlcourse", "benchmarks"]
+    with tarfile.open(
+        fileobj=io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout)
+    ) as files:
+        files.extractall(tree, filter="data")
+    return tree
+
+
+# In a process of its own, with the library of the tree it stands in.
+MEASURE = """
+import json, sys, torch
+torch.set_num_threads(1)
+import reproduce
+from rlcourse.bookmaking import stamps
+from rlcourse.bookmaking.evidence import rounded
+found = {run.name: rounded(run.measure(*run.spec)) for run in reproduce.runs(sys.argv[1])}
+print("\\n" + json.dumps([found, sorted(stamps.loaded())]))
+"""
+
+
+def measured(name: str, tree: Path) -> tuple[dict, list[str]]:
+    """Each run's numbers by the code in a tree, and the keys of what it has loaded."""
+    path = os.pathsep.join([str(tree), str(tree / "benchmarks")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE, name]
+    done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def reproduce(name: str) -> bool:
-    """Run the file's runs again; where all are equal, stamp it with today's code."""
-    equal = []
-    for run in runs(name):
-        differ = differences(run.recorded, run.measure(*run.spec))
-        print(f"{name}: {run.name}: {'equal' if not differ else differ[0]}", flush=True)
-        if differ:
-            return False
-        equal.append(run.name)
+    """Run the file's runs by both codes; where all are equal, stamp it with today's."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, _ = measured(name, unpacked(writer(name), Path(folder)))
+    now, loaded = measured(name, stamps.ROOT)
+    differ = {run: differences(before[run], now[run]) for run in before}
+    for run, found in differ.items():
+        print(f"{name}: {run}: {found[0] if found else 'equal'}", flush=True)
+    if any(differ.values()):
+        return False
     path = FOLDER / f"{name}.json"
     file = json.loads(path.read_text())
-    keys = {key for key in file["stamp"] if stamps.fingerprint(key)} | set(map(module_key, MACHINERY))
-    file |= {"stamp": stamps.stamp(keys), "reproduced": [f"{run}, first seed" for run in equal]}
+    keys = set(file["stamp"]) | set(map(module_key, MACHINERY))
+    if not all(map(stamps.fingerprint, keys)):  # files have moved: what is loaded now is what made it
+        keys = {key for key in keys if stamps.fingerprint(key)} | set(loaded)
+    file |= {"stamp": stamps.stamp(keys), "reproduced": [f"{run}, first seed" for run in now]}
     atomic.write(path, as_text(file))
     return True
 
@@ -132,16 +187,8 @@ def main() -> int:
     names = sys.argv[1:] or [name for name in NAMES if f"benchmarks/evidence/{name}.json" in stale()]
     if unknown := set(names) - set(NAMES):
         raise SystemExit(f"no runs of {', '.join(unknown)} here: there are {', '.join(NAMES)}")
-    if len(names) == 1:
-        return not reproduce(names[0])
-    # a process for each: the stamp covers the modules that its runs have loaded, and no others
-    codes = [subprocess.call([sys.executable, __file__, name]) for name in names]
-    return int(any(codes))
+    return int(not all([reproduce(name) for name in names]))
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
     sys.exit(main())

@@ -81,8 +81,11 @@ def stale(source: Path, root: Path = ROOT) -> list[str]:
     return stamps.changed(metadata.get("rlcourse", {}).get("stamp", {}), root)
 
 
-def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> set[str]:
-    """Run a notebook in its own folder, with this interpreter; returns the keys of what it used."""
+def execute(notebook: NotebookNode, folder: Path, timeout: int = 600, go_on: bool = False) -> set[str]:
+    """Run a notebook in its own folder, with this interpreter; returns the keys of what it used.
+
+    A cell that fails ends it, or, with `go_on`, leaves its error among the outputs.
+    """
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's python3 kernel, not one of the user's
     os.environ.setdefault("PYTHONHASHSEED", "0")
     notebook.cells.append(nbformat.v4.new_code_cell(ASK_FOR_STAMP, id="stamp"))
@@ -90,6 +93,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> set[str
         NotebookClient(
             notebook,
             timeout=timeout,
+            allow_errors=go_on,
             kernel_name="python3",
             record_timing=False,
             extra_arguments=["--log-level=40"],  # ipykernel warns of an unencrypted loopback at every start

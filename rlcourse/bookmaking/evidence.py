@@ -31,7 +31,12 @@ def record(
         keys = {key for key in keys if key.endswith(".safetensors")} | set(map(module_key, modules))
     if checkpoints is not None:
         keys = {key for key in keys if key.endswith(".py")} | set(map(stamps.checkpoint_key, checkpoints))
-    stamp = stamps.stamp(keys)
+    write(name, result, command, keys)
+
+
+def write(name: str, result: dict, command: str, keys: Iterable[str]) -> None:
+    """The same, stamped with just these keys."""
+    stamp = stamps.stamp(set(keys))
     if missing := [key for key, value in stamp.items() if value is None]:
         raise FileNotFoundError(f"cannot stamp {name}: there is no {', '.join(missing)}")
     atomic.write(FOLDER / f"{name}.json", as_text({"command": command, "result": result, "stamp": stamp}))
