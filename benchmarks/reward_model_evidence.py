@@ -19,7 +19,7 @@ STEPS = 80
 LR = 1e-4
 SIZES = (150, 600, 2400)
 PER_WORD = (0.0, 0.1, 0.2)
-BETAS = (0.0, 0.01, 0.05, 0.2)
+BETAS = (0.0, 0.01, 0.05, 0.2, 5.0)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_an_answers_probability_is_the_product_of_its_tokens_shares():
     equal(policy.expected(tensor([1.0, 2.0, 4.0]).double()), tensor(2.5).double())
     # after the word the mean is 3; before it 2.5
     values = policy.values(tensor([1.0, 2.0, 4.0]).double()[:, None].expand(3, 2))
-    assert values.tolist() == [[2.5, 0.0], [2.5, 3.0], [2.5, 3.0]]
+    equal(values, tensor([[2.5, 0.0], [2.5, 3.0], [2.5, 3.0]]).double())
     assert policy.greedy() in (1, 2) and policy.tokens[policy.greedy(), 0] == 1
 
 

@@ -385,7 +385,8 @@ def test_only_bad_answers_are_dropped_and_more_of_them_the_smaller_delta_is(mask
     assert not strict[d["advantages"] >= 0].any()
     gap = only(d["old_logp"] - d["logp"], mask).sum(1) / mask.sum(1).clamp(min=1)
     expected = (d["advantages"] < 0) & (gap > min(delta, other))
-    assert torch.equal(strict, expected)
+    sure = (gap - min(delta, other)).abs() > 1e-6  # nearer, rounding decides
+    assert torch.equal(strict[sure], expected[sure])
 
 
 @quickly
