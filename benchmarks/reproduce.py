@@ -4,8 +4,8 @@
     python benchmarks/reproduce.py grpo dpo   these
 
 A change that computes the same thing another way makes every evidence file stale, and hours of runs would bring back
-the same digits. Digits depend on the processor, so the record itself is no judge: the code of the commit that last
-wrote the file, and today's, both run here, on one thread. Where all runs come out equal in *every* number, six
+the same digits. Digits depend on the processor, so the record itself is no judge: the code that the file is stamped
+with, from the history, and today's, both run here, on one thread. Where all runs come out equal in *every* number, six
 digits each, the file gets today's stamp, and says so: `reproduced` lists the runs. What differs anywhere stays stale,
 and its own script has to run again.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -115,31 +116,22 @@ def differences(before: dict, after: dict) -> list[str]:
     ]
 
 
-def writer(name: str) -> str:
-    """The commit that last wrote the evidence file."""
-    command = [
-        "git",
-        "-C",
-        str(stamps.ROOT),
-        "log",
-        "-1",
-        "--format=%H",
-        "--",
-        f"benchmarks/evidence/{name}.json",
-    ]
-    if not (commit := subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()):
-        raise SystemExit(f"no commit has written {name}.json: there is nothing to compare with")
-    return commit
+def recorder(name: str, folder: Path) -> Path:
+    """The files of the last commit that wrote the record and whose code is the one that it is stamped with."""
+    file = f"benchmarks/evidence/{name}.json"
+    stamp = json.loads((FOLDER / f"{name}.json").read_text())["stamp"]
+    for commit in git("log", "--format=%H", "--", file).decode().split():
+        tree = folder / commit
+        with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "rlcourse", "benchmarks"))) as files:
+            files.extractall(tree, filter="data")
+        if not stamps.changed(stamp, tree):
+            return tree
+        shutil.rmtree(tree)
+    raise SystemExit(f"no commit here holds the code that {file} is stamped with: is the history complete?")
 
 
-def unpacked(commit: str, tree: Path) -> Path:
-    """The files of a commit."""
-    command = ["git", "-C", str(stamps.ROOT), "archive", commit, "rlcourse", "benchmarks"]
-    with tarfile.open(
-        fileobj=io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout)
-    ) as files:
-        files.extractall(tree, filter="data")
-    return tree
+def git(*command: str) -> bytes:
+    return subprocess.run(["git", "-C", str(stamps.ROOT), *command], capture_output=True, check=True).stdout
 
 
 # In a process of its own, with the library of the tree it stands in.
@@ -166,7 +158,7 @@ def measured(name: str, tree: Path) -> tuple[dict, list[str]]:
 def reproduce(name: str) -> bool:
     """Run the file's runs by both codes; where all are equal, stamp it with today's."""
     with tempfile.TemporaryDirectory() as folder:
-        before, _ = measured(name, unpacked(writer(name), Path(folder)))
+        before, _ = measured(name, recorder(name, Path(folder)))
     now, loaded = measured(name, stamps.ROOT)
     differ = {run: differences(before[run], now[run]) for run in before}
     for run, found in differ.items():
