@@ -29,6 +29,10 @@ class VCPPO(PPO):
     critic_lam: float = 1.0
     pretrain: int = 50  # first steps, in which only the critic learns
     beta: float = 0.0
+    # Not PPO's four passes. These authors' PPO, told in VAPO's section 5.1 (arXiv 2504.05118): 8,192 answers in
+    # mini-batches of 512, and no second pass is named.
+    epochs: int = 1
+    minibatches: int = 16
 
     def __post_init__(self):
         super().__post_init__()
