@@ -370,7 +370,7 @@ def test_the_gradient_is_clipped_to_the_norm_that_was_asked_for(monkeypatch):
 
 @EVERY
 def test_a_steps_gradient_is_its_own_and_not_the_steps_before_it_too(method, data):
-    run = fit(model_for(method), data(), method, epochs=3, lr=0.0, batch=8, quiet=True)
+    run = fit(model_for(method), data(), method, epochs=3, lr=1e-30, batch=8, quiet=True)
     assert run.column("grad_norm") == pytest.approx([run.history[0]["grad_norm"]] * 3, rel=1e-4)
     assert run.column("loss") == pytest.approx([run.history[0]["loss"]] * 3)
 
@@ -979,6 +979,18 @@ def test_what_was_refused_has_not_been_fitted():
         (scorer, [*pairs(2), *rankings(2)], m.PlackettLuce(), {}, "all of one kind; got Pair, Ranking"),
         (fresh, [("1", "2", "3")], m.DPO(), {}, "got tuple"),
         (scorer, [*rankings(2, k=3), *rankings(2, k=4)], m.PlackettLuce(), {}, "as many answers to each prompt"),
+        (fresh, [*pairs(2), TWINS], m.DPO(), {}, "example 2 compares an answer with itself, '42' in reply to '6'"),
+        (scorer, [TWINS, *pairs(2)], m.BradleyTerry(), {}, "example 0 compares an answer with itself"),
+        (scorer, [*rankings(1), Ranking("6", ("42", "7", "42"))], m.PlackettLuce(), {}, "example 1 compares.*'42'"),
+        *[
+            (fresh, pairs(), m.DPO(), {name: value}, f"{name}={value}: give a positive number")
+            for names, values in [
+                (("lr", "max_grad_norm"), (0.0, -1.0, math.nan)),
+                (("micro_batch", "checkpoint_every"), (0, -1)),
+            ]
+            for name in names
+            for value in values
+        ],
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_computed(model, data, method, rest, says):

@@ -8,18 +8,21 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import CHARACTERS, build, characters
 
-from rlcourse import Policy, train
+from rlcourse import Policy, fit, train
 from rlcourse import methods as m
-from rlcourse.lm import Rollout, checkpoints
+from rlcourse.lm import Rollout, checkpoints, loading
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.offline import OfflineMethod
 from rlcourse.methods.protocol import OnlineMethod
+from rlcourse.tasks import Demonstration
 from rlcourse.tasks.sums import Sum
 from rlcourse.training import checkpoint
 
@@ -144,8 +147,9 @@ class Descent(torch.optim.SGD):
 
 ALL = [
     m.REINFORCE(), m.REINFORCE(baseline="running", gamma=0.9), m.ReMax(), m.RLOO(beta=0.1),
-    m.PPO(epochs=2, minibatches=2, entropy_bonus=0.01), m.PPO(critic="shared"), m.VCPPO(pretrain=0),
-    m.VAPO(group_size=4, pretrain=0, alpha=1.0), m.GRPO(group_size=4), m.GRPO(group_size=4, beta=0.1, minibatches=2),
+    m.PPO(epochs=2, minibatches=2, entropy_bonus=0.01), m.PPO(critic="shared"), m.VCPPO(pretrain=0, minibatches=2),
+    m.VAPO(group_size=4, pretrain=0, alpha=1.0, minibatches=2),
+    m.GRPO(group_size=4), m.GRPO(group_size=4, beta=0.1, minibatches=2),
     m.DrGRPO(group_size=4), m.DAPO(group_size=4, minibatches=2), m.GSPO(group_size=4), m.GSPO(group_size=4, token=True),
     m.CISPO(group_size=4, minibatches=2), m.SAPO(group_size=4), m.ScalingGRPO(group_size=4, beta=0.1),
     m.TIS(m.GRPO(group_size=4)), m.OnlineDPO(),
@@ -302,6 +306,19 @@ def test_responses_that_do_not_divide_into_groups_are_refused_with_a_number_that
         run_once(responses=responses)
     assert int(str(error.value).rsplit("=", 1)[1]) % 4 == 0
     assert not GRADED
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *product(["lr", "temperature", "max_grad_norm"], [0.0, -1.0, float("nan")]),
+        *product(["max_tokens", "micro_batch", "checkpoint_every", "sample_every"], [0, -1]),
+    ],
+)
+def test_a_setting_that_is_not_positive_is_refused_by_name_before_anything_is_done(name, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}={value}: give a positive number"):
+        run_once(out=tmp_path / "run", **{name: value})
+    assert not GRADED and not (tmp_path / "run").exists()
 
 
 # ---- errors before any optimizer step

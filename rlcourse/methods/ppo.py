@@ -165,6 +165,7 @@ class PPO(OnlineMethod):
     minibatches: int = 1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.critic not in ("alone", "shared"):
             raise ValueError(f'PPO: critic is "alone" or "shared", got {self.critic!r}')
         if self.target_kl is not None and not (self.beta and self.target_kl > 0):

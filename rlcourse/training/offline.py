@@ -24,13 +24,15 @@ from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
-from rlcourse.training.presets import preset
+from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
 
-FITTED: WeakKeyDictionary = WeakKeyDictionary()  # what has been fitted in this process, and by which methods
+# What `fit` has been given in this process, and with which methods. `policy.trained` says more, and a copy takes it
+# along; but to fit a copy by the method that made the original is no repetition.
+FITTED: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def fit(
@@ -64,6 +66,7 @@ def fit(
     shard, gradient_checkpointing, tensorboard    as for `train`
     """
     name = type(method).__name__
+    positive(lr=lr, max_grad_norm=max_grad_norm, micro_batch=micro_batch, checkpoint_every=checkpoint_every)
     _check(model, data, method, name, epochs, batch)
     policy = model if isinstance(model, Policy) else model.policy
     if name in FITTED.get(model, ()):

@@ -29,11 +29,13 @@ from rlcourse.tasks.ask import ask, suited
 from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
-from rlcourse.training.presets import preset
+from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
+
+STEPS = " steps"  # how an entry of `policy.trained` ends that `train` has made
 
 
 def train(
@@ -79,6 +81,10 @@ def train(
         raise ValueError("train for so many steps=..., or for so many sampled tokens=...: give one of them")
     if (steps if tokens is None else tokens) < 1:
         raise ValueError(f"steps={steps}, tokens={tokens} is nothing to train for: give a positive number")
+    positive(
+        lr=lr, temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,
+        micro_batch=micro_batch, checkpoint_every=checkpoint_every, sample_every=sample_every,
+    )  # fmt: skip
     if shard and engine:
         raise ValueError(
             "engine= makes a copy of the policy, and with shard=True no process has all of it to copy"
