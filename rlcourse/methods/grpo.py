@@ -107,3 +107,9 @@ class GRPO(OnlineMethod):
         with torch.no_grad():
             clipped = clip_active(b.logp, b.old_logp, b.advantages, self.clip, self.clip)
         return per_token, {"clip_fraction": clipped.float()}
+
+    def other_terms(self, batch, state):
+        if not self.beta:
+            return 0.0
+        logp, ref_logp = only(batch.logp, batch.mask), only(batch.ref_logp, batch.mask).detach()
+        return self.beta * kl_estimate(logp, ref_logp, "k3")

@@ -220,3 +220,9 @@ class PPO(OnlineMethod):
         if self.entropy_bonus:
             per_token = per_token - self.entropy_bonus * only(batch.entropy, batch.mask)
         return per_token, {**metrics, "value_loss": value.detach()}
+
+    def other_terms(self, batch, state):
+        terms = self.vf * self.critic_loss(batch)
+        if self.entropy_bonus:
+            terms = terms - self.entropy_bonus * only(batch.entropy, batch.mask)
+        return terms

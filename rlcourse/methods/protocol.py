@@ -104,3 +104,7 @@ class OnlineMethod:
         """Per-token loss to minimise, and per-token metrics. `batch.logp` carries the gradient;
         `batch.old_logp` is the sampling policy's."""
         raise NotImplementedError
+
+    def other_terms(self, batch: Rollout, state: dict) -> Float[Tensor, "B T"] | float:
+        """What of `loss` is not the policy's own term: a KL penalty, the critic's loss, an entropy bonus."""
+        return 0.0

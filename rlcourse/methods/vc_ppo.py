@@ -60,3 +60,8 @@ class VCPPO(PPO):
             return super().loss(batch, state)
         value = self.critic_loss(batch)  # alone: no gradient reaches the policy
         return self.vf * value, {"value_loss": value.detach()}
+
+    def other_terms(self, batch, state):
+        if state["steps"] > self.pretrain:
+            return super().other_terms(batch, state)
+        return self.vf * self.critic_loss(batch)
