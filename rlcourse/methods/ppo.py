@@ -138,8 +138,14 @@ def value_loss(
 def explained_variance(
     values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> float:
-    """1 - Var(returns - V) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean."""
+    """1 - Var(returns - V) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean.
+
+    0 too where all returns are equal, for there nothing is to be explained; the formula says 0 / 0.
+    """
     values, returns = values[mask], returns[mask]
+    # Equal but for rounding: returns are the sum of an advantage and a value, so 0.7 may come out as 0.70000005.
+    if returns.max() - returns.min() <= 1e-5 * torch.stack([returns, values]).abs().max():
+        return 0.0
     return (1 - (returns - values).var() / returns.var()).item()
 
 
