@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_train import same_weights, timeless
 from tiny import CONTEXT, build, characters
@@ -606,11 +606,27 @@ def test_another_seed_gives_other_mismatched_answers():
     assert mismatched(POLICY, verdicts(), 0).texts != mismatched(POLICY, verdicts(), 1).texts
 
 
-def test_one_verdict_alone_has_no_other_answer_to_be_measured_on():
+@quickly
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(0, 99))
+def test_a_mismatched_answer_was_given_to_another_prompt_where_prompts_have_several_answers(asked, seed):
+    assume(len(set(asked)) > 1)
+    data = [Verdict(f"{prompt}=", f"{i}", True) for i, prompt in enumerate(asked)]
+    order = list(range(len(data)))
+    random.Random(offline.stream(seed, "mismatched")).shuffle(order)
+    half = order[len(order) // 2 :] + order[: len(order) // 2]
+    for i, partner in enumerate(map(int, mismatched(POLICY, data, seed).texts)):
+        assert asked[partner] != asked[i]
+        first = half[order.index(i)]  # half the circle further on, where that is another prompt's
+        assert partner == first or asked[first] == asked[i]
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_verdicts_on_one_prompt_have_no_other_answer_to_be_measured_on(n):
+    data = [Verdict("1=", str(i), True) for i in range(n)]
     with pytest.raises(
-        ValueError, match="KTO measures its reference point on answers to .other. prompts: give it two"
+        ValueError, match="KTO measures its reference point on answers to .other. prompts.*two or more"
     ):
-        fit(fresh(), verdicts(1), m.KTO(), **SETTINGS)
+        fit(fresh(), data, m.KTO(), **SETTINGS)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

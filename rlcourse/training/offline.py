@@ -230,10 +230,14 @@ def as_rollout(policy: Policy, data: Sequence) -> Rollout:
 
 
 def mismatched(policy: Policy, data: Sequence, seed: int) -> Rollout:
-    """Every prompt with the answer to another one: half the examples further on in a shuffled circle."""
+    """Every prompt with the answer to another one: half the examples further on in a shuffled circle, or the first
+    one after that whose prompt is another."""
     order = list(range(len(data)))
     random.Random(stream(seed, "mismatched")).shuffle(order)
-    partner = dict(zip(order, order[len(order) // 2 :] + order[: len(order) // 2], strict=True))
+    partner = {}
+    for place, i in enumerate(order):
+        further = (order[(place + len(order) // 2 + more) % len(order)] for more in range(len(order)))
+        partner[i] = next(j for j in further if data[j].prompt != data[i].prompt)
     others = policy.answered(
         [example.prompt for example in data], [data[partner[i]].response for i in range(len(data))]
     )
@@ -293,9 +297,10 @@ def _check(model, data, method, name: str, epochs: int, batch: int) -> None:
         raise ValueError(
             f"{len(data)} examples, epochs={epochs}, batch={batch}: there is nothing to learn from"
         )
-    if "reference_kl" in method.needs and len(data) < 2:
+    if "reference_kl" in method.needs and len({example.prompt for example in data}) < 2:
         raise ValueError(
-            f"{name} measures its reference point on answers to *other* prompts: give it two or more"
+            f"{name} measures its reference point on answers to *other* prompts: give it two or more "
+            f"({len(data)} examples, all with one prompt)"
         )
     kinds = {type(example).__name__ for example in data}
     if len(kinds) > 1 or kinds - set(method.data):
