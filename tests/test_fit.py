@@ -980,6 +980,8 @@ def test_what_was_refused_has_not_been_fitted():
 
 # ---- errors before any step
 
+TWINS = Pair("6", "42", "42")
+
 
 @pytest.mark.parametrize(
     ("model", "data", "method", "rest", "says"),

@@ -310,3 +310,9 @@ def _check(model, data, method, name: str, epochs: int, batch: int) -> None:
         )
     if len({len(example.answers) for example in data}) > 1:
         raise ValueError(f"{name} needs as many answers to each prompt; some rankings are longer than others")
+    for i, example in enumerate(data):
+        if twice := [answer for answer in example.answers if example.answers.count(answer) > 1]:
+            raise ValueError(
+                f"example {i} compares an answer with itself, {twice[0][:60]!r} in reply to {example.prompt[:60]!r}: "
+                "there is nothing to learn from that, leave it out"
+            )
