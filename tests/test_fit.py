@@ -964,6 +964,25 @@ def test_fitting_the_very_same_model_by_the_same_method_again_warns_and_nothing_
         fit(policy, pairs(), m.DPO(), out=tmp_path, resume=True, **SETTINGS)
 
 
+def test_fit_leaves_its_trace_in_the_policy_and_in_a_scorers_trunk_also_where_it_is_interrupted(monkeypatch):
+    policy, judge = fresh(), scorer()
+    fit(policy, demonstrations(), m.SFT(), epochs=2, **SETTINGS)
+    fit(policy, pairs(4), m.DPO(), **SETTINGS)
+    assert policy.trained == policy.copy().trained == ["SFT on 16 examples", "DPO on 4 examples"]
+    fit(judge, pairs(), m.BradleyTerry(), **SETTINGS)
+    assert judge.policy.trained == judge.copy().policy.trained == ["BradleyTerry on 8 examples"]
+    policy = fresh()
+    interrupted(monkeypatch, 2, policy, demonstrations(), m.SFT(), **SETTINGS)
+    assert policy.trained == ["SFT on 4 examples"]
+
+
+def test_resuming_with_another_reference_is_refused(tmp_path):
+    fit(fresh(), pairs(), m.DPO(), out=tmp_path, reference=fresh(seed=1), **SETTINGS)
+    for other in (fresh(seed=2), None):
+        with pytest.raises(ValueError, match="this is another model"):
+            fit(fresh(), pairs(), m.DPO(), out=tmp_path, reference=other, resume=True, **SETTINGS)
+
+
 def test_an_online_method_is_sent_to_train():
     with pytest.raises(ValueError, match="train.policy, task, GRPO"):
         offline._check(fresh(), demonstrations(), m.GRPO(), "GRPO", 1, 8)

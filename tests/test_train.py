@@ -459,6 +459,50 @@ def test_training_a_policy_again_warns_and_says_what_to_do():
         run_once(steps=1, policy=policy.copy())
 
 
+def with_adapter(rank=4):
+    pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[lora]' brings it")
+    return Policy(loading._with_adapter(build("llama"), rank), characters(), "tiny")
+
+
+DEMONSTRATIONS = [Demonstration(f"{i}+1=", "11") for i in range(8)]
+
+
+@pytest.mark.parametrize("before", ["nothing", "fit", "train"])
+def test_the_reference_of_an_adapter_is_the_policy_as_it_comes_in_whatever_trained_it_before(before):
+    policy, spy = with_adapter(), Spy(needs=("ref_logp",))
+    if before == "fit":
+        fit(policy, DEMONSTRATIONS, m.SFT(), lr=1e-2, batch=4, quiet=True)
+    elif before == "train":
+        run_once(policy=policy, steps=2)
+    came_in = policy.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_once(spy, policy, steps=1)
+    (batch,) = spy.batches
+    with torch.no_grad():
+        torch.testing.assert_close(batch.ref_logp, came_in.score(batch), atol=1e-5, rtol=1e-5)
+        moved = (batch.ref_logp - fresh().score(batch)).abs().max()
+    assert (moved > 1e-2) == (before != "nothing")
+
+
+def test_an_adapters_alpha_is_twice_its_rank():
+    for rank in (2, 8):
+        model = with_adapter(rank).model
+        scalings = [layer.scaling["default"] for layer in model.modules() if hasattr(layer, "lora_A")]
+        assert model.peft_config["default"].lora_alpha == 2 * rank and set(scalings) == {2.0}
+
+
+def test_training_after_fitting_is_the_usual_order_and_both_are_remembered():
+    policy = fresh()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(policy, DEMONSTRATIONS, m.SFT(), lr=1e-2, batch=4, quiet=True)
+        run_once(steps=1, policy=policy)
+    assert policy.trained == ["SFT on 8 examples", "GRPO for 1 steps"]
+    with pytest.warns(UserWarning, match=r"trained already \(GRPO for 1 steps\)"):
+        run_once(steps=1, policy=policy)
+
+
 def test_an_interrupted_run_has_trained_the_policy_and_one_that_never_began_has_not():
     class Interrupted(Ones):
         def grade(self, rollout):

@@ -123,6 +123,7 @@ def fit(
             folder.watch(step, [(text, None) for text in answers.texts])
 
     FITTED.setdefault(model, set()).add(name)
+    earlier = list(policy.trained)
     if step == 0:
         sample_watched()
     for chosen in plan[step:]:
@@ -132,12 +133,14 @@ def fit(
             model, optimizer, method, picked(examples, chosen), others and picked(others, chosen),
             micro_batch, max_grad_norm, processes,
         )  # fmt: skip
+        seen = sum(map(len, plan[:step]))
+        policy.trained = [*earlier, f"{name} on {seen} examples"]  # interrupted runs too
         folder.note(
             {
                 "step": step,
                 **measured,
                 "epoch": epochs * step / len(plan),
-                "examples": sum(map(len, plan[:step])),
+                "examples": seen,
                 "seconds": round(time.monotonic() - clock, 3),
             }
         )
@@ -146,6 +149,7 @@ def fit(
         progress.update(step / len(plan), last=step == len(plan))
         if step % checkpoint_every == 0 or step == len(plan):
             folder.save(step, model, optimizer, {})
+    policy.trained = [*earlier, f"{name} on {sum(map(len, plan))} examples"]
     processes.finish()
     return run
 
