@@ -255,6 +255,19 @@ def test_epochs_and_minibatches_see_every_row_once_a_pass():
     assert len(set(orders)) == 3  # shuffled anew
 
 
+def test_every_step_and_every_pass_shuffles_in_its_own_way(monkeypatch):
+    orders, randperm = [], torch.randperm
+
+    def noted(n, **how):
+        orders.append(randperm(n, **how).tolist())
+        return torch.tensor(orders[-1])
+
+    monkeypatch.setattr(torch, "randperm", noted)
+    for seed in (0, 1):
+        run_once(Spy(epochs=2, minibatches=2), steps=3, seed=seed)
+    assert len(orders) == 12 == len(set(map(tuple, orders)))
+
+
 def test_one_minibatch_keeps_the_rows_in_order():
     spy = Spy(group_size=2)
     run_once(spy, steps=1)
@@ -693,6 +706,16 @@ def test_resuming_with_another_model_is_refused(tmp_path):
     resumed(tmp_path, steps=1, resume=False)
     with pytest.raises(ValueError, match="another model"):
         resumed(tmp_path, kind="llama-gqa")
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_with_its_name(tmp_path):
+    resumed(tmp_path, steps=2, resume=False)
+    file = tmp_path / "step-000002" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match="model.norm.weight"):
+        resumed(tmp_path)
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
