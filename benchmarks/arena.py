@@ -37,9 +37,10 @@ ARMS = {
     "RLOO": Arm(lambda m: m.RLOO()),
     "PPO": Arm(lambda m: m.PPO()),
     "PPO, shared trunk": Arm(lambda m: m.PPO(critic="shared")),
-    # a critic this small is pretrained in 10 steps; alpha 0.05 means lambda 0 below 20 tokens
-    "VC-PPO": Arm(lambda m: m.VCPPO(pretrain=10)),
-    "VAPO": Arm(lambda m: m.VAPO(pretrain=10, alpha=1.0)),
+    # a critic this small is pretrained in 10 steps; alpha 0.05 means lambda 0 below 20 tokens; PPO's passes, for the
+    # papers' 16 mini-batches would be of eight answers here
+    "VC-PPO": Arm(lambda m: m.VCPPO(pretrain=10, epochs=4, minibatches=1)),
+    "VAPO": Arm(lambda m: m.VAPO(pretrain=10, alpha=1.0, epochs=4, minibatches=1)),
     "GRPO": Arm(lambda m: m.GRPO()),
     "Dr. GRPO": Arm(lambda m: m.DrGRPO()),
     # 16 optimizer steps a rollout, as in the papers: a gentler rate

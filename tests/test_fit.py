@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_train import same_weights, timeless
 from tiny import CONTEXT, build, characters
@@ -370,7 +370,7 @@ def test_the_gradient_is_clipped_to_the_norm_that_was_asked_for(monkeypatch):
 
 @EVERY
 def test_a_steps_gradient_is_its_own_and_not_the_steps_before_it_too(method, data):
-    run = fit(model_for(method), data(), method, epochs=3, lr=0.0, batch=8, quiet=True)
+    run = fit(model_for(method), data(), method, epochs=3, lr=1e-30, batch=8, quiet=True)
     assert run.column("grad_norm") == pytest.approx([run.history[0]["grad_norm"]] * 3, rel=1e-4)
     assert run.column("loss") == pytest.approx([run.history[0]["loss"]] * 3)
 
@@ -606,11 +606,27 @@ def test_another_seed_gives_other_mismatched_answers():
     assert mismatched(POLICY, verdicts(), 0).texts != mismatched(POLICY, verdicts(), 1).texts
 
 
-def test_one_verdict_alone_has_no_other_answer_to_be_measured_on():
+@quickly
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(0, 99))
+def test_a_mismatched_answer_was_given_to_another_prompt_where_prompts_have_several_answers(asked, seed):
+    assume(len(set(asked)) > 1)
+    data = [Verdict(f"{prompt}=", f"{i}", True) for i, prompt in enumerate(asked)]
+    order = list(range(len(data)))
+    random.Random(offline.stream(seed, "mismatched")).shuffle(order)
+    half = order[len(order) // 2 :] + order[: len(order) // 2]
+    for i, partner in enumerate(map(int, mismatched(POLICY, data, seed).texts)):
+        assert asked[partner] != asked[i]
+        first = half[order.index(i)]  # half the circle further on, where that is another prompt's
+        assert partner == first or asked[first] == asked[i]
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_verdicts_on_one_prompt_have_no_other_answer_to_be_measured_on(n):
+    data = [Verdict("1=", str(i), True) for i in range(n)]
     with pytest.raises(
-        ValueError, match="KTO measures its reference point on answers to .other. prompts: give it two"
+        ValueError, match="KTO measures its reference point on answers to .other. prompts.*two or more"
     ):
-        fit(fresh(), verdicts(1), m.KTO(), **SETTINGS)
+        fit(fresh(), data, m.KTO(), **SETTINGS)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -948,6 +964,25 @@ def test_fitting_the_very_same_model_by_the_same_method_again_warns_and_nothing_
         fit(policy, pairs(), m.DPO(), out=tmp_path, resume=True, **SETTINGS)
 
 
+def test_fit_leaves_its_trace_in_the_policy_and_in_a_scorers_trunk_also_where_it_is_interrupted(monkeypatch):
+    policy, judge = fresh(), scorer()
+    fit(policy, demonstrations(), m.SFT(), epochs=2, **SETTINGS)
+    fit(policy, pairs(4), m.DPO(), **SETTINGS)
+    assert policy.trained == policy.copy().trained == ["SFT on 16 examples", "DPO on 4 examples"]
+    fit(judge, pairs(), m.BradleyTerry(), **SETTINGS)
+    assert judge.policy.trained == judge.copy().policy.trained == ["BradleyTerry on 8 examples"]
+    policy = fresh()
+    interrupted(monkeypatch, 2, policy, demonstrations(), m.SFT(), **SETTINGS)
+    assert policy.trained == ["SFT on 4 examples"]
+
+
+def test_resuming_with_another_reference_is_refused(tmp_path):
+    fit(fresh(), pairs(), m.DPO(), out=tmp_path, reference=fresh(seed=1), **SETTINGS)
+    for other in (fresh(seed=2), None):
+        with pytest.raises(ValueError, match="this is another model"):
+            fit(fresh(), pairs(), m.DPO(), out=tmp_path, reference=other, resume=True, **SETTINGS)
+
+
 def test_an_online_method_is_sent_to_train():
     with pytest.raises(ValueError, match="train.policy, task, GRPO"):
         offline._check(fresh(), demonstrations(), m.GRPO(), "GRPO", 1, 8)
@@ -964,6 +999,8 @@ def test_what_was_refused_has_not_been_fitted():
 
 # ---- errors before any step
 
+TWINS = Pair("6", "42", "42")
+
 
 @pytest.mark.parametrize(
     ("model", "data", "method", "rest", "says"),
@@ -979,6 +1016,18 @@ def test_what_was_refused_has_not_been_fitted():
         (scorer, [*pairs(2), *rankings(2)], m.PlackettLuce(), {}, "all of one kind; got Pair, Ranking"),
         (fresh, [("1", "2", "3")], m.DPO(), {}, "got tuple"),
         (scorer, [*rankings(2, k=3), *rankings(2, k=4)], m.PlackettLuce(), {}, "as many answers to each prompt"),
+        (fresh, [*pairs(2), TWINS], m.DPO(), {}, "example 2 compares an answer with itself, '42' in reply to '6'"),
+        (scorer, [TWINS, *pairs(2)], m.BradleyTerry(), {}, "example 0 compares an answer with itself"),
+        (scorer, [*rankings(1), Ranking("6", ("42", "7", "42"))], m.PlackettLuce(), {}, "example 1 compares.*'42'"),
+        *[
+            (fresh, pairs(), m.DPO(), {name: value}, f"{name}={value}: give a positive number")
+            for names, values in [
+                (("lr", "max_grad_norm"), (0.0, -1.0, math.nan)),
+                (("micro_batch", "checkpoint_every"), (0, -1)),
+            ]
+            for name in names
+            for value in values
+        ],
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_computed(model, data, method, rest, says):

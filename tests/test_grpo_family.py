@@ -11,7 +11,20 @@ import torch
 from test_methods import INF, NAN, mask_of, rollout_of, value_and_gradient
 from torch import tensor
 
-from rlcourse.methods import CISPO, DAPO, GRPO, GSPO, SAPO, TIS, DrGRPO, ScalingGRPO
+from rlcourse.methods import (
+    CISPO,
+    DAPO,
+    GRPO,
+    GSPO,
+    PPO,
+    SAPO,
+    TIS,
+    VAPO,
+    VCPPO,
+    DrGRPO,
+    RoutingReplay,
+    ScalingGRPO,
+)
 from rlcourse.methods.cispo import cispo_loss
 from rlcourse.methods.corrections import truncated_importance_weights
 from rlcourse.methods.dapo import dapo_loss, informative_groups, soft_overlong_penalty
@@ -313,6 +326,59 @@ def test_tis_weighs_each_tokens_loss_by_what_the_policy_was_and_not_by_what_it_i
     close(per_token, tensor([[-1.65]]))
     per_token, _ = TIS(GRPO(), cap=1.2).loss(batch, {})
     close(per_token, tensor([[-1.32]]))
+
+
+def weighed_once(method, ratio=1.5, **columns):
+    """One token at ratio 1: its loss under TIS, and what the policy's term and the others are without."""
+    one = tensor([[-1.0]])
+    fields = {"old_logp": one, "engine_logp": one - math.log(ratio), "advantages": tensor([2.0])}
+    batch = dataclasses.replace(
+        rollout_of(tensor([[0.0]]), mask_of([1]), logp=one.clone(), correct=tensor([True])),
+        **fields | columns,
+    )
+    batch.weights = method.weights(batch)
+    state = {"steps": tensor(1.0)}
+    return TIS(method, cap=9.0).loss(batch, state)[0].item(), method.loss(batch, state)[0].item()
+
+
+VALUES = {"values": tensor([[1.5]]), "old_values": tensor([[1.5]]), "returns": tensor([[1.0]])}
+
+
+@pytest.mark.parametrize(
+    ("method", "columns", "others"),
+    [
+        (PPO(entropy_bonus=0.01), VALUES | {"entropy": tensor([[0.7]])}, 0.0125 - 0.007),
+        (VAPO(group_size=1, pretrain=0), VALUES, 0.0125 + 0.1),  # the imitation of a right token at log pi = -1
+        (VCPPO(pretrain=0), VALUES, 0.0125),
+        (GRPO(beta=0.1), {"ref_logp": tensor([[-1 - math.log(2)]])}, 0.1 * (0.5 - 1 + math.log(2))),
+        (ScalingGRPO(beta=0.1), {"ref_logp": tensor([[-1 - math.log(2)]])}, 0.1 * (0.5 - 1 + math.log(2))),
+        (DAPO(), {}, 0.0),
+        (RoutingReplay(GRPO(beta=0.1)), {"ref_logp": tensor([[-1 - math.log(2)]])}, 0.1 * (0.5 - 1 + math.log(2))),
+    ],
+    ids=lambda x: type(x).__name__,
+)  # fmt: skip
+def test_tis_weighs_the_policys_term_and_not_the_critics_loss_the_kl_or_the_bonus(method, columns, others):
+    under_tis, plain = weighed_once(method, **columns)
+    assert plain == pytest.approx(-2 + others, abs=1e-6)  # the surrogate at ratio 1, A = 2
+    assert under_tis == pytest.approx(1.5 * -2 + others, abs=1e-6)
+
+
+def test_while_the_critic_is_pretrained_tis_weighs_nothing():
+    under_tis, plain = weighed_once(VCPPO(pretrain=5), **VALUES)
+    assert under_tis == pytest.approx(plain) == pytest.approx(0.0125)
+
+
+def test_an_answer_that_another_engine_sampled_is_dropped_by_how_far_it_is_from_that_engine():
+    # now = then, and ln 2 nats a token rarer than for the engine: beyond delta 0.1
+    one = tensor([[-1.0]])
+    batch = dataclasses.replace(
+        rollout_of(tensor([[0.0]]), mask_of([1]), logp=one.clone()), old_logp=one, advantages=tensor([-1.0])
+    )
+    assert ScalingGRPO().loss(batch, {})[1]["dropped"].item() == 0
+    batch.engine_logp = one + math.log(2)
+    for method in (ScalingGRPO(), TIS(ScalingGRPO())):
+        per_token, metrics = method.loss(batch, {})
+        assert metrics["dropped"].item() == 1 and per_token.item() == 0
 
 
 # ---- the objects are the formulas

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
+import rlcourse.methods
 from rlcourse.lm import Rollout
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.grpo import group_advantages, grpo_loss, grpo_per_token
@@ -289,6 +290,36 @@ def test_a_group_knows_nothing_of_the_others(rewards):
     together = group_advantages(rewards)
     alone = torch.cat([group_advantages(row[None]) for row in rewards])
     torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("name", ["GRPO", "DrGRPO", "DAPO", "GSPO", "CISPO", "SAPO", "ScalingGRPO", "RLOO"])
+def test_a_method_that_compares_answers_is_not_made_with_a_group_of_one(name):
+    with pytest.raises(ValueError, match=f"{name} with group_size=1: it needs at least 2 responses a prompt"):
+        getattr(rlcourse.methods, name)(group_size=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "range_"),
+    [
+        ("GRPO", "clip", -1.0, "0 or more"), ("GRPO", "clip", NAN, "0 or more"),
+        ("DAPO", "clip_high", NAN, "0 or more"),
+        ("PPO", "lam", 1.5, "from 0 to 1"), ("PPO", "beta", -0.1, "0 or more"), ("VAPO", "alpha", 0.0, "positive"),
+        ("PPO", "entropy_bonus", NAN, "a number"), ("PPO", "critic_lr", 0.0, "positive"),
+        ("VCPPO", "pretrain", -1, "0 or more"), ("REINFORCE", "gamma", NAN, "from 0 to 1"),
+        ("OnlineDPO", "beta", NAN, "0 or more"), ("SAPO", "tau_positive", 0.0, "positive"),
+        ("GRPO", "epochs", 0, "1 or more"), ("DPO", "label_smoothing", 2.0, "from 0 to 1"),
+        ("IPO", "beta", 0.0, "positive"), ("KTO", "desirable_weight", -1.0, "0 or more"),
+        ("BradleyTerry", "margin", NAN, "a number"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_said_when_the_method_is_made(name, setting, value, range_):
+    with pytest.raises(ValueError, match=f"{name} with {setting}={value}: .*{range_}"):
+        getattr(rlcourse.methods, name)(**{setting: value})
+
+
+def test_a_correction_is_checked_too():
+    with pytest.raises(ValueError, match="TIS with cap=0.0: that is positive"):
+        rlcourse.methods.TIS(GRPO(), cap=0.0)
 
 
 def test_a_group_of_one_is_an_error_that_says_why():

@@ -1,6 +1,7 @@
 """What the loop fills in for a method beside the rewards: critic, greedy twin, entropy, engine, experts."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -170,6 +171,16 @@ def test_explained_variance_by_hand():
     mask = tensor([[True, True, False]])
     returns, values = tensor([[0.0, 1.0, 9.0]]), tensor([[-0.25, 1.25, float("nan")]])
     assert explained_variance(values, returns, mask) == pytest.approx(0.75)
+
+
+def test_where_every_answer_earns_the_same_no_nan_reaches_the_metrics():
+    class Flat(Ones):
+        def grade(self, rollout):
+            return super().grade(rollout) | {"rewards": torch.full((len(rollout),), 0.7)}
+
+    run = train(fresh(), Flat(), PPO(beta=0.0, lam=1.0), steps=3, **SETTINGS)
+    assert run.column("explained_variance") == [0.0] * 3
+    assert all(math.isfinite(value) for row in run.history for value in row.values())
 
 
 # ---- the greedy twin

@@ -254,7 +254,22 @@ def test_explained_variance_of_a_critic_that_is_nearly_right_knows_the_mean_or_h
         assert explained_variance(tensor([values]), returns, mask) == pytest.approx(by_hand, abs=1e-6)
 
 
+@pytest.mark.parametrize("reward", [0.0, 0.7, -3.0])
+def test_where_all_returns_are_equal_but_for_rounding_nothing_is_to_be_explained(reward):
+    mask, generator = mask_of([5, 3, 1]), torch.Generator().manual_seed(0)
+    values = torch.randn(3, 5, generator=generator)
+    rewards = torch.zeros(3, 5).masked_fill(last_token(mask), reward)
+    _, returns = gae(rewards, values, mask, 1.0, 1.0)
+    assert explained_variance(values, returns, mask) == 0
+    assert explained_variance(torch.zeros(1, 2), tensor([[1.0, 9.0]]), tensor([[True, False]])) == 0
+
+
 # ---- VC-PPO and VAPO
+
+
+@pytest.mark.parametrize("method", [VCPPO(), VAPO()])
+def test_vc_ppo_and_vapo_pass_once_over_sixteen_minibatches_and_not_four_times_over_one(method):
+    assert (method.epochs, method.minibatches) == (1, 16)
 
 
 def test_vc_ppo_has_a_lambda_for_the_policy_and_lambda_1_for_the_critics_targets():

@@ -31,6 +31,14 @@ def test_a_float32_weight_is_its_own_master_and_a_lower_one_has_a_twin():
     assert list(precision.masters(optimizer)) == [1]
 
 
+def test_weights_that_learn_nothing_do_not_decay():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = precision.adamw([([weight], 0.1)])
+    weight.grad = torch.zeros(3)
+    optimizer.step()
+    assert weight.tolist() == [1.0] * 3
+
+
 def test_gradients_of_micro_batches_are_added_in_float32():
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
     optimizer = precision.adamw([([weight], 1e-3)])

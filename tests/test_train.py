@@ -8,18 +8,21 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import CHARACTERS, build, characters
 
-from rlcourse import Policy, train
+from rlcourse import Policy, fit, train
 from rlcourse import methods as m
-from rlcourse.lm import Rollout, checkpoints
+from rlcourse.lm import Rollout, checkpoints, loading
 from rlcourse.methods import GRPO, REINFORCE
 from rlcourse.methods.offline import OfflineMethod
 from rlcourse.methods.protocol import OnlineMethod
+from rlcourse.tasks import Demonstration
 from rlcourse.tasks.sums import Sum
 from rlcourse.training import checkpoint
 
@@ -144,8 +147,9 @@ class Descent(torch.optim.SGD):
 
 ALL = [
     m.REINFORCE(), m.REINFORCE(baseline="running", gamma=0.9), m.ReMax(), m.RLOO(beta=0.1),
-    m.PPO(epochs=2, minibatches=2, entropy_bonus=0.01), m.PPO(critic="shared"), m.VCPPO(pretrain=0),
-    m.VAPO(group_size=4, pretrain=0, alpha=1.0), m.GRPO(group_size=4), m.GRPO(group_size=4, beta=0.1, minibatches=2),
+    m.PPO(epochs=2, minibatches=2, entropy_bonus=0.01), m.PPO(critic="shared"), m.VCPPO(pretrain=0, minibatches=2),
+    m.VAPO(group_size=4, pretrain=0, alpha=1.0, minibatches=2),
+    m.GRPO(group_size=4), m.GRPO(group_size=4, beta=0.1, minibatches=2),
     m.DrGRPO(group_size=4), m.DAPO(group_size=4, minibatches=2), m.GSPO(group_size=4), m.GSPO(group_size=4, token=True),
     m.CISPO(group_size=4, minibatches=2), m.SAPO(group_size=4), m.ScalingGRPO(group_size=4, beta=0.1),
     m.TIS(m.GRPO(group_size=4)), m.OnlineDPO(),
@@ -251,6 +255,19 @@ def test_epochs_and_minibatches_see_every_row_once_a_pass():
     assert len(set(orders)) == 3  # shuffled anew
 
 
+def test_every_step_and_every_pass_shuffles_in_its_own_way(monkeypatch):
+    orders, randperm = [], torch.randperm
+
+    def noted(n, **how):
+        orders.append(randperm(n, **how).tolist())
+        return torch.tensor(orders[-1])
+
+    monkeypatch.setattr(torch, "randperm", noted)
+    for seed in (0, 1):
+        run_once(Spy(epochs=2, minibatches=2), steps=3, seed=seed)
+    assert len(orders) == 12 == len(set(map(tuple, orders)))
+
+
 def test_one_minibatch_keeps_the_rows_in_order():
     spy = Spy(group_size=2)
     run_once(spy, steps=1)
@@ -302,6 +319,19 @@ def test_responses_that_do_not_divide_into_groups_are_refused_with_a_number_that
         run_once(responses=responses)
     assert int(str(error.value).rsplit("=", 1)[1]) % 4 == 0
     assert not GRADED
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *product(["lr", "temperature", "max_grad_norm"], [0.0, -1.0, float("nan")]),
+        *product(["max_tokens", "micro_batch", "checkpoint_every", "sample_every"], [0, -1]),
+    ],
+)
+def test_a_setting_that_is_not_positive_is_refused_by_name_before_anything_is_done(name, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}={value}: give a positive number"):
+        run_once(out=tmp_path / "run", **{name: value})
+    assert not GRADED and not (tmp_path / "run").exists()
 
 
 # ---- errors before any optimizer step
@@ -440,6 +470,50 @@ def test_training_a_policy_again_warns_and_says_what_to_do():
         run_once(steps=1, policy=policy)
     with pytest.warns(UserWarning, match="trained already"):
         run_once(steps=1, policy=policy.copy())
+
+
+def with_adapter(rank=4):
+    pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[lora]' brings it")
+    return Policy(loading._with_adapter(build("llama"), rank), characters(), "tiny")
+
+
+DEMONSTRATIONS = [Demonstration(f"{i}+1=", "11") for i in range(8)]
+
+
+@pytest.mark.parametrize("before", ["nothing", "fit", "train"])
+def test_the_reference_of_an_adapter_is_the_policy_as_it_comes_in_whatever_trained_it_before(before):
+    policy, spy = with_adapter(), Spy(needs=("ref_logp",))
+    if before == "fit":
+        fit(policy, DEMONSTRATIONS, m.SFT(), lr=1e-2, batch=4, quiet=True)
+    elif before == "train":
+        run_once(policy=policy, steps=2)
+    came_in = policy.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_once(spy, policy, steps=1)
+    (batch,) = spy.batches
+    with torch.no_grad():
+        torch.testing.assert_close(batch.ref_logp, came_in.score(batch), atol=1e-5, rtol=1e-5)
+        moved = (batch.ref_logp - fresh().score(batch)).abs().max()
+    assert (moved > 1e-2) == (before != "nothing")
+
+
+def test_an_adapters_alpha_is_twice_its_rank():
+    for rank in (2, 8):
+        model = with_adapter(rank).model
+        scalings = [layer.scaling["default"] for layer in model.modules() if hasattr(layer, "lora_A")]
+        assert model.peft_config["default"].lora_alpha == 2 * rank and set(scalings) == {2.0}
+
+
+def test_training_after_fitting_is_the_usual_order_and_both_are_remembered():
+    policy = fresh()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(policy, DEMONSTRATIONS, m.SFT(), lr=1e-2, batch=4, quiet=True)
+        run_once(steps=1, policy=policy)
+    assert policy.trained == ["SFT on 8 examples", "GRPO for 1 steps"]
+    with pytest.warns(UserWarning, match=r"trained already \(GRPO for 1 steps\)"):
+        run_once(steps=1, policy=policy)
 
 
 def test_an_interrupted_run_has_trained_the_policy_and_one_that_never_began_has_not():
@@ -632,6 +706,16 @@ def test_resuming_with_another_model_is_refused(tmp_path):
     resumed(tmp_path, steps=1, resume=False)
     with pytest.raises(ValueError, match="another model"):
         resumed(tmp_path, kind="llama-gqa")
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_with_its_name(tmp_path):
+    resumed(tmp_path, steps=2, resume=False)
+    file = tmp_path / "step-000002" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match="model.norm.weight"):
+        resumed(tmp_path)
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):

@@ -11,10 +11,11 @@ from rlcourse.cli.runs import free_folder
 
 # `all` on a pocket: where a paper's own setting makes no sense at its size, the one that the chapters use.
 # A critic this small is pretrained in 10 steps; alpha 0.05 means lambda 0 below 20 tokens; GSPO's clip is for answers
-# of thousands of tokens; and 16 optimizer steps on one rollout, as DAPO and CISPO take, want a gentler rate.
+# of thousands of tokens; 16 optimizer steps on one rollout want a gentler rate, as DAPO and CISPO have it here, or are
+# PPO's four, as for VC-PPO and VAPO.
 POCKET = {
-    "VCPPO": "VCPPO(pretrain=10)",
-    "VAPO": "VAPO(pretrain=10, alpha=1.0)",
+    "VCPPO": "VCPPO(pretrain=10, epochs=4, minibatches=1)",
+    "VAPO": "VAPO(pretrain=10, alpha=1.0, epochs=4, minibatches=1)",
     "GSPO": "GSPO(clip_low=0.03, clip_high=0.04)",
 }
 POCKET_LR = {"DAPO": 1e-4, "CISPO": 1e-4}

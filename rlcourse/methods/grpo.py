@@ -11,6 +11,7 @@ breaks     a group whose rewards are all equal teaches nothing; every token of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,6 +83,7 @@ def grpo_loss(
 
 @dataclass(frozen=True)
 class GRPO(OnlineMethod):
+    least_group: ClassVar = 2
     group_size: int = 8  # paper: 64 (section 4.2); TRL: 8; DeepSeek-R1: 16
     clip: float = 0.2
     beta: float = 0.0  # paper: 0.04; since DAPO mostly 0, TRL's default too
@@ -105,3 +107,9 @@ class GRPO(OnlineMethod):
         with torch.no_grad():
             clipped = clip_active(b.logp, b.old_logp, b.advantages, self.clip, self.clip)
         return per_token, {"clip_fraction": clipped.float()}
+
+    def other_terms(self, batch, state):
+        if not self.beta:
+            return 0.0
+        logp, ref_logp = only(batch.logp, batch.mask), only(batch.ref_logp, batch.mask).detach()
+        return self.beta * kl_estimate(logp, ref_logp, "k3")

@@ -47,8 +47,8 @@ def kto_loss(
 
 @dataclass(frozen=True)
 class KTO(OfflineMethod):
-    """Where one verdict is rarer, weigh it up: the paper wants the good ones' total weight to be 1 to 4/3 of
-    the bad ones', and TRL 1.16 warns outside of that."""
+    """Where one verdict is rarer, weigh it up: the paper wants the good ones' total weight to be 1 to 3/2 of the
+    bad ones' (equation 9). In an early version it was 1 to 4/3 (equation 8), and TRL 1.16 warns outside of that."""
 
     beta: float = 0.1
     desirable_weight: float = 1.0

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlcourse.lm import Rollout
+from rlcourse.methods.protocol import check_settings
 from rlcourse.tensors import only
 
 
@@ -31,6 +32,13 @@ class OfflineMethod:
     lr: ClassVar[float] = 1e-6  # where `fit` is given none: for real models as in the papers,
     pocket_lr: ClassVar[float] = 3e-4  # and for the pockets as it was found to work
     data: ClassVar[tuple[str, ...]] = ()  # the kinds of feedback that it learns from
+
+    def __post_init__(self):
+        check_settings(self)
+        if getattr(self, "beta", 1) == 0:
+            raise ValueError(
+                f"{type(self).__name__} with beta={self.beta}: it scales what is learned, so it is positive"
+            )
 
     def size(self, batch: Rollout) -> int:
         """What the loss is a mean over: examples. So that parts of a batch can be put together again."""

@@ -43,6 +43,7 @@ class OnlineDPO(PolicyGradient):
     needs = ("ref_logp",)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.group_size != 2:
             raise ValueError(f"OnlineDPO compares two answers to a prompt; got group_size={self.group_size}")
 

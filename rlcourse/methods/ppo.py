@@ -138,8 +138,14 @@ def value_loss(
 def explained_variance(
     values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> float:
-    """1 - Var(returns - V) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean."""
+    """1 - Var(returns - V) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean.
+
+    0 too where all returns are equal, for there nothing is to be explained; the formula says 0 / 0.
+    """
     values, returns = values[mask], returns[mask]
+    # Equal but for rounding: returns are the sum of an advantage and a value, so 0.7 may come out as 0.70000005.
+    if returns.max() - returns.min() <= 1e-5 * torch.stack([returns, values]).abs().max():
+        return 0.0
     return (1 - (returns - values).var() / returns.var()).item()
 
 
@@ -165,6 +171,7 @@ class PPO(OnlineMethod):
     minibatches: int = 1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.critic not in ("alone", "shared"):
             raise ValueError(f'PPO: critic is "alone" or "shared", got {self.critic!r}')
         if self.target_kl is not None and not (self.beta and self.target_kl > 0):
@@ -219,3 +226,9 @@ class PPO(OnlineMethod):
         if self.entropy_bonus:
             per_token = per_token - self.entropy_bonus * only(batch.entropy, batch.mask)
         return per_token, {**metrics, "value_loss": value.detach()}
+
+    def other_terms(self, batch, state):
+        terms = self.vf * self.critic_loss(batch)
+        if self.entropy_bonus:
+            terms = terms - self.entropy_bonus * only(batch.entropy, batch.mask)
+        return terms

@@ -7,6 +7,7 @@ A method file holds what its paper added and imports the rest from the papers th
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,6 +24,32 @@ class Paper(NamedTuple):
     title: str
     where: str
     date: str  # ISO: the tests hold the imports of `methods/` against it
+
+
+RANGES = {  # what a setting of that name may be, in whichever method
+    "1 or more": (lambda x: x >= 1, "group_size epochs minibatches horizon max_length"),
+    "positive": (lambda x: x > 0, "critic_lr alpha cap tau_positive tau_negative"),
+    "0 or more": (
+        lambda x: x >= 0,
+        "refills pretrain clip clip_low clip_high value_clip vf beta delta imitation centring desirable_weight "
+        "undesirable_weight",
+    ),
+    "from 0 to 1": (lambda x: 0 <= x <= 1, "gamma lam critic_lam memory overlong label_smoothing"),
+}
+
+
+def check_settings(method) -> None:
+    """A number that makes no sense is said when the object is made. NaN is in no range."""
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        if not isinstance(value, int | float):
+            continue
+        what, right = "a number", value == value
+        for words, (within, names) in RANGES.items():
+            if field.name in names.split():
+                what, right = words, within(value)
+        if not right:
+            raise ValueError(f"{type(method).__name__} with {field.name}={value}: that is {what}")
 
 
 class OnlineMethod:
@@ -46,8 +73,17 @@ class OnlineMethod:
     group_size: int = 1
     epochs: int = 1  # passes over one rollout
     minibatches: int = 1  # optimizer steps a pass
+    least_group: ClassVar[int] = 1  # 2 where an answer is compared with the others to its prompt
     refills: int = 0  # how often a step may draw again for groups that `keep` turned down
     critic_lr: float | None = None  # of the modules in the state; None for the policy's
+
+    def __post_init__(self):
+        check_settings(self)
+        if self.group_size < self.least_group:
+            raise ValueError(
+                f"{type(self).__name__} with group_size={self.group_size}: it needs at least {self.least_group} "
+                "responses a prompt, for one answer has nobody to compare with"
+            )
 
     def init(self, policy: Policy) -> dict[str, Any]:
         return {}
@@ -68,3 +104,7 @@ class OnlineMethod:
         """Per-token loss to minimise, and per-token metrics. `batch.logp` carries the gradient;
         `batch.old_logp` is the sampling policy's."""
         raise NotImplementedError
+
+    def other_terms(self, batch: Rollout, state: dict) -> Float[Tensor, "B T"] | float:
+        """What of `loss` is not the policy's own term: a KL penalty, the critic's loss, an entropy bonus."""
+        return 0.0

@@ -71,6 +71,7 @@ class REINFORCE(PolicyGradient):
     gamma: float = 1.0  # below 1, early tokens are paid less for what comes late
 
     def __post_init__(self):
+        super().__post_init__()
         if self.baseline not in ("none", "batch", "running"):
             raise ValueError(f'REINFORCE: baseline is "none", "batch" or "running", got {self.baseline!r}')
 

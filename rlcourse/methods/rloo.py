@@ -9,6 +9,7 @@ breaks     like REINFORCE it is for one update a rollout; a tied group teaches n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -40,6 +41,7 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P 
 
 @dataclass(frozen=True)
 class RLOO(PolicyGradient):
+    least_group: ClassVar = 2
     group_size: int = 4  # paper: 2 and 4 (section 4)
     beta: float = 0.0  # KL in the reward, of the whole answer, taken off before the others are averaged
 

@@ -3,7 +3,8 @@
 idea       keep what is right for a policy that has moved on since it sampled: weigh the KL estimate
            by the ratio; drop bad answers that the policy has left far behind; use the same experts
 objective  mean over responses of mean over tokens of  M * min(r A, clip(r) A) - beta * r * k3,
-           A = reward - mean of its group;  M = 0 if A < 0 and mean over tokens of log(pi_old / pi) > delta
+           A = reward - mean of its group;  M = 0 if A < 0 and mean over tokens of log(pi_old / pi) > delta,
+           where this one pi_old is the engine that sampled, so that M sees its difference too (equation 9)
 fixes      k3 in the loss has the gradient of another KL, without bound where pi is far below the
            reference; very off-policy wrong answers; routing that differs between sampling and training
 breaks     right for each token with its prefix held fixed: what the policy does to the prefixes is still missing
@@ -59,10 +60,17 @@ class ScalingGRPO(GRPO):
 
     def loss(self, batch, state):
         b = batch
-        dropped = off_policy_sequences(b.logp, b.old_logp, b.advantages, b.mask, self.delta)
+        # As in the paper and in TRL 1.16: from the engine's log-probs where they are kept beside the policy's own.
+        sampled_logp = b.old_logp if b.engine_logp is None else b.engine_logp
+        dropped = off_policy_sequences(b.logp, sampled_logp, b.advantages, b.mask, self.delta)
         per_token = grpo_per_token(b.logp, b.old_logp, b.advantages, b.mask, self.clip)
         per_token = per_token.masked_fill(dropped[:, None], 0.0)
         if self.beta:
-            logp, old_logp, ref_logp = (only(x, b.mask) for x in (b.logp, b.old_logp, b.ref_logp))
-            per_token = per_token + self.beta * unbiased_kl(logp, old_logp, ref_logp)
+            per_token = per_token + self.other_terms(b, state)
         return per_token, {"dropped": dropped.float()[:, None].expand_as(b.mask)}
+
+    def other_terms(self, batch, state):
+        if not self.beta:
+            return 0.0
+        logp, old_logp, ref_logp = (only(x, batch.mask) for x in (batch.logp, batch.old_logp, batch.ref_logp))
+        return self.beta * unbiased_kl(logp, old_logp, ref_logp)

@@ -63,7 +63,13 @@ class VAPO(VCPPO):
     def policy_loss(self, batch):
         b, low, high = batch, self.clip_low, self.clip_high
         per_token = dapo_per_token(b.logp, b.old_logp, b.advantages, b.mask, low, high)
-        likelihood = -only(b.logp, b.mask) * b.imitation
         with torch.no_grad():
             clipped = clip_active(b.logp, b.old_logp, b.advantages, low, high)
-        return per_token + self.imitation * likelihood, {"clip_fraction": clipped.float()}
+        return per_token + self.imitated(b), {"clip_fraction": clipped.float()}
+
+    def imitated(self, batch):
+        return self.imitation * (-only(batch.logp, batch.mask) * batch.imitation)
+
+    def other_terms(self, batch, state):
+        others = super().other_terms(batch, state)
+        return others + self.imitated(batch) if state["steps"] > self.pretrain else others

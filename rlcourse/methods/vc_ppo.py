@@ -29,6 +29,10 @@ class VCPPO(PPO):
     critic_lam: float = 1.0
     pretrain: int = 50  # first steps, in which only the critic learns
     beta: float = 0.0
+    # Not PPO's four passes. These authors' PPO, told in VAPO's section 5.1 (arXiv 2504.05118): 8,192 answers in
+    # mini-batches of 512, and no second pass is named.
+    epochs: int = 1
+    minibatches: int = 16
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,3 +60,8 @@ class VCPPO(PPO):
             return super().loss(batch, state)
         value = self.critic_loss(batch)  # alone: no gradient reaches the policy
         return self.vf * value, {"value_loss": value.detach()}
+
+    def other_terms(self, batch, state):
+        if state["steps"] > self.pretrain:
+            return super().other_terms(batch, state)
+        return self.vf * self.critic_loss(batch)

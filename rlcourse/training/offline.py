@@ -24,13 +24,15 @@ from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
-from rlcourse.training.presets import preset
+from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
 
-FITTED: WeakKeyDictionary = WeakKeyDictionary()  # what has been fitted in this process, and by which methods
+# What `fit` has been given in this process, and with which methods. `policy.trained` says more, and a copy takes it
+# along; but to fit a copy by the method that made the original is no repetition.
+FITTED: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def fit(
@@ -64,6 +66,7 @@ def fit(
     shard, gradient_checkpointing, tensorboard    as for `train`
     """
     name = type(method).__name__
+    positive(lr=lr, max_grad_norm=max_grad_norm, micro_batch=micro_batch, checkpoint_every=checkpoint_every)
     _check(model, data, method, name, epochs, batch)
     policy = model if isinstance(model, Policy) else model.policy
     if name in FITTED.get(model, ()):
@@ -120,6 +123,7 @@ def fit(
             folder.watch(step, [(text, None) for text in answers.texts])
 
     FITTED.setdefault(model, set()).add(name)
+    earlier = list(policy.trained)
     if step == 0:
         sample_watched()
     for chosen in plan[step:]:
@@ -129,12 +133,14 @@ def fit(
             model, optimizer, method, picked(examples, chosen), others and picked(others, chosen),
             micro_batch, max_grad_norm, processes,
         )  # fmt: skip
+        seen = sum(map(len, plan[:step]))
+        policy.trained = [*earlier, f"{name} on {seen} examples"]  # interrupted runs too
         folder.note(
             {
                 "step": step,
                 **measured,
                 "epoch": epochs * step / len(plan),
-                "examples": sum(map(len, plan[:step])),
+                "examples": seen,
                 "seconds": round(time.monotonic() - clock, 3),
             }
         )
@@ -143,6 +149,7 @@ def fit(
         progress.update(step / len(plan), last=step == len(plan))
         if step % checkpoint_every == 0 or step == len(plan):
             folder.save(step, model, optimizer, {})
+    policy.trained = [*earlier, f"{name} on {sum(map(len, plan))} examples"]
     processes.finish()
     return run
 
@@ -227,10 +234,14 @@ def as_rollout(policy: Policy, data: Sequence) -> Rollout:
 
 
 def mismatched(policy: Policy, data: Sequence, seed: int) -> Rollout:
-    """Every prompt with the answer to another one: half the examples further on in a shuffled circle."""
+    """Every prompt with the answer to another one: half the examples further on in a shuffled circle, or the first
+    one after that whose prompt is another."""
     order = list(range(len(data)))
     random.Random(stream(seed, "mismatched")).shuffle(order)
-    partner = dict(zip(order, order[len(order) // 2 :] + order[: len(order) // 2], strict=True))
+    partner = {}
+    for place, i in enumerate(order):
+        further = (order[(place + len(order) // 2 + more) % len(order)] for more in range(len(order)))
+        partner[i] = next(j for j in further if data[j].prompt != data[i].prompt)
     others = policy.answered(
         [example.prompt for example in data], [data[partner[i]].response for i in range(len(data))]
     )
@@ -290,9 +301,10 @@ def _check(model, data, method, name: str, epochs: int, batch: int) -> None:
         raise ValueError(
             f"{len(data)} examples, epochs={epochs}, batch={batch}: there is nothing to learn from"
         )
-    if "reference_kl" in method.needs and len(data) < 2:
+    if "reference_kl" in method.needs and len({example.prompt for example in data}) < 2:
         raise ValueError(
-            f"{name} measures its reference point on answers to *other* prompts: give it two or more"
+            f"{name} measures its reference point on answers to *other* prompts: give it two or more "
+            f"({len(data)} examples, all with one prompt)"
         )
     kinds = {type(example).__name__ for example in data}
     if len(kinds) > 1 or kinds - set(method.data):
@@ -302,3 +314,9 @@ def _check(model, data, method, name: str, epochs: int, batch: int) -> None:
         )
     if len({len(example.answers) for example in data}) > 1:
         raise ValueError(f"{name} needs as many answers to each prompt; some rankings are longer than others")
+    for i, example in enumerate(data):
+        if twice := [answer for answer in example.answers if example.answers.count(answer) > 1]:
+            raise ValueError(
+                f"example {i} compares an answer with itself, {twice[0][:60]!r} in reply to {example.prompt[:60]!r}: "
+                "there is nothing to learn from that, leave it out"
+            )

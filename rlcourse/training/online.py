@@ -29,11 +29,13 @@ from rlcourse.tasks.ask import ask, suited
 from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
 from rlcourse.training import precision
 from rlcourse.training.folder import Folder, described, fingerprint, settings
-from rlcourse.training.presets import preset
+from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, team
 from rlcourse.training.progress import Progress
 from rlcourse.training.run import Run
 from rlcourse.training.seeds import stream
+
+STEPS = " steps"  # how an entry of `policy.trained` ends that `train` has made
 
 
 def train(
@@ -79,6 +81,10 @@ def train(
         raise ValueError("train for so many steps=..., or for so many sampled tokens=...: give one of them")
     if (steps if tokens is None else tokens) < 1:
         raise ValueError(f"steps={steps}, tokens={tokens} is nothing to train for: give a positive number")
+    positive(
+        lr=lr, temperature=temperature, max_tokens=max_tokens, max_grad_norm=max_grad_norm,
+        micro_batch=micro_batch, checkpoint_every=checkpoint_every, sample_every=sample_every,
+    )  # fmt: skip
     if shard and engine:
         raise ValueError(
             "engine= makes a copy of the policy, and with shard=True no process has all of it to copy"
@@ -90,10 +96,11 @@ def train(
     responses = usual.responses if responses is None else responses
     micro_batch = micro_batch or usual.micro_batch
     n_prompts = prompts_a_step(responses, method)
-    if policy.trained and not resume and first():
+    again = [done for done in policy.trained if done.endswith(STEPS)]  # going on from a `fit` is usual
+    if again and not resume and first():
         warnings.warn(
-            f"this policy has been trained already ({', '.join(policy.trained)}); training goes on from there. "
-            "For a fresh start load it again, or train policy.copy().",
+            f"this policy has been trained already ({', '.join(again)}); training goes on from there. "
+            "For a fresh start load it again, or train a policy.copy() from before.",
             stacklevel=2,
         )
     if reference is None and "ref_logp" in method.needs:
@@ -154,7 +161,7 @@ def train(
                 policy, optimizer, method, rollout, state, micro_batch, max_grad_norm, stream(seed, step), processes
             )  # fmt: skip
             metrics |= rollout.metrics | measured
-        policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]  # interrupted runs too
+        policy.trained = [*earlier, f"{type(method).__name__} for {step}{STEPS}"]  # interrupted runs too
         folder.note(
             {"step": step, **metrics, "sampled_tokens": spent, "seconds": round(time.monotonic() - clock, 3)}
         )
@@ -166,7 +173,7 @@ def train(
             folder.save(step, policy, optimizer, state)
         if not rollout:
             break
-    policy.trained = [*earlier, f"{type(method).__name__} for {step} steps"]
+    policy.trained = [*earlier, f"{type(method).__name__} for {step}{STEPS}"]
     processes.finish()
     if (last := run.history[-1])["prompts_kept"] == 0 and first():
         warnings.warn(

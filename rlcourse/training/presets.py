@@ -11,6 +11,13 @@ from rlcourse.lm import Policy
 POCKET_LR, LR, LORA_LR = 3e-4, 1e-6, 1e-5  # an adapter wants about ten times the rate of all weights
 
 
+def positive(**settings) -> None:
+    """What is not, NaN too, is said before anything is done. None is left to a default."""
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: give a positive number")
+
+
 @dataclass(frozen=True)
 class Preset:
     lr: float
