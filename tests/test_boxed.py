@@ -15,6 +15,7 @@ from rlcourse.lm import Policy, Rollout
 from rlcourse.tasks import Countdown, Helpdesk, Sums, SumsInWords
 from rlcourse.tasks.ask import suited
 from rlcourse.tasks.boxed import boxed, number
+from rlcourse.tasks.countdown import Puzzle
 from rlcourse.tasks.sums import SumInWords
 
 quickly = settings(max_examples=200, deadline=None)
@@ -124,8 +125,8 @@ def test_no_text_at_all_raises(text):
     boxed(text)
     assert isinstance(number(text), Fraction | None)
     problem = SumInWords((1, 2))
-    for task in (SumsInWords(), Countdown()):
-        task.answer_of(text)
+    SumsInWords().answer_of(problem, text)
+    Countdown().answer_of(Puzzle((1, 2), 3, "1 + 2"), text)
     assert set(SumsInWords().read(problem, text)) == {"correct", "worked"}
 
 
@@ -179,11 +180,11 @@ def test_a_judge_replaces_the_rule_and_finds_what_the_rule_says():
 
 
 def test_equal_answers_cast_the_same_vote():
-    assert {SumsInWords().answer_of(rf"\boxed{{{same}}}") for same in ("1,000", "$1000", "1000.0")} == {
-        "1000"
-    }
-    assert SumsInWords().answer_of("1000") is None
-    assert (Sums().answer_of("1+1=2#2"), Sums().answer_of("2")) == ("2", None)
+    problem = SumInWords((400, 600))
+    votes = {SumsInWords().answer_of(problem, rf"\boxed{{{same}}}") for same in ("1,000", "$1000", "1000.0")}
+    assert votes == {"1000"}
+    assert SumsInWords().answer_of(problem, "1000") is None
+    assert (Sums().answer_of(problem, "1+1=2#2"), Sums().answer_of(problem, "2")) == ("2", None)
 
 
 # ---- who is asked how

@@ -159,5 +159,6 @@ def test_a_number_that_is_given_twice_is_used_twice():
 
 
 def test_the_answer_is_the_expression():
-    assert Countdown().answer_of(r"\boxed{1} \boxed{(1 + 2)  * 3}") == "(1+2)*3"
-    assert Countdown().answer_of("9") is None
+    puzzle = Puzzle((1, 2, 3), 9, "(1 + 2) * 3")
+    assert Countdown().answer_of(puzzle, r"\boxed{1} \boxed{(1 + 2)  * 3}") == "(1+2)*3"
+    assert Countdown().answer_of(puzzle, "9") is None

@@ -194,7 +194,7 @@ def test_no_response_at_all_raises(text):
     assert len(normal(final(text))) <= 3 * len(text)  # ß is casefolded to ss, ΐ to three
     for wanted in ("7", "Paris"):
         task.read(Question("?", wanted), text)
-    assert task.answer_of(text) != ""
+        assert task.answer_of(Question("?", wanted), text) != ""
 
 
 @pytest.mark.parametrize(
@@ -208,12 +208,56 @@ def test_a_megabyte_takes_no_time(piece):
 
 
 def test_equal_answers_cast_the_same_vote(file):
-    task = Questions(file(GSM8K))
-    assert {task.answer_of(text) for text in (r"\boxed{7}", "#### 7.0", "So:\n$7")} == {"7"}
-    assert {task.answer_of(text) for text in (r"\boxed{Paris}", "PARIS.", r"\boxed{\text{paris}}")} == {
-        "paris"
-    }
-    assert task.answer_of("") is None
+    task, paris = Questions(file(GSM8K)), Question("Of France?", "Paris")
+    (seven,) = task.questions
+    numbers = (r"\boxed{7}", "#### 7.0", "So:\n$7", r"\boxed{7 \text{ apples}}", "She has 7 apples.")
+    assert {task.answer_of(seven, text) for text in numbers} == {"7"}
+    assert {task.answer_of(seven, text) for text in ("8 apples", r"\boxed{8}")} == {"8"}
+    texts = (r"\boxed{Paris}", "PARIS.", r"\boxed{\text{paris}}")
+    assert {task.answer_of(paris, text) for text in texts} == {"paris"}
+    assert task.answer_of(Question("Which one landed?", "Apollo 11"), "11") == "11"
+    for nothing in ("", "7 or 8", "No idea"):
+        assert task.answer_of(seven, nothing) is None
+
+
+@quickly
+@given(st.text(alphabet="18.,$/ aA(\n", max_size=8), st.text(alphabet="18.,$/ aA(\n", max_size=8))
+@pytest.mark.parametrize("wanted", ["18", "1/8", "a", "A 18"])
+def test_who_votes_together_is_right_together_and_the_right_all_vote_together(wanted, one, other):
+    task, question = object.__new__(Questions), Question("?", wanted)
+    votes = [task.answer_of(question, text) for text in (one, other)]
+    right = [task.read(question, text)["correct"] for text in (one, other)]
+    assert None not in [vote for vote, is_right in zip(votes, right) if is_right]
+    if all(right):
+        assert votes[0] == votes[1]
+    if None not in votes and votes[0] == votes[1]:
+        assert right[0] == right[1]
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        ("0.00005", "0.00005"),
+        ("1e-7", r"\boxed{0.0000001}"),
+        ("1e16", "10000000000000000"),
+        ("1E+2", "100"),
+        ("2.5e20", "250,000,000,000,000,000,000"),
+        ("-0.0", "0"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ],
+)
+def test_a_json_number_is_the_number_that_people_write(file, number, said):
+    task = Questions(file(f'{{"question": "?", "answer": {number}}}'))
+    assert task.read(task.questions[0], said)["correct"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e300", "1e-80"])
+def test_a_json_number_that_no_response_can_be_is_refused_with_its_line(file, number):
+    path = file(*GOOD, f'{{"question": "?", "answer": {number}}}')
+    with pytest.raises(ValueError, match=f'^line 2 of {re.escape(path)}: "answer" '):
+        Questions(path)
+    other = f'{{"question": "?", "answer": 1, "id": {number}}}'  # what nobody reads harms nobody
+    assert len(Questions(file(other)).questions) == 1
 
 
 def test_the_parts_are_disjoint_and_stay_what_they_are(file):

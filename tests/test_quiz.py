@@ -186,6 +186,20 @@ def test_a_damaged_file_is_kept_beside_and_named(file, damage, capsys):
         assert rated(file) == [("kl.k3", 3)]
 
 
+def test_a_file_of_a_later_version_is_left_alone_and_said_to_be_one(file, monkeypatch, capsys):
+    later = '{"version": 2, "ratings": [{"card": "kl.k3", "grade": 0.7}]}'
+    file.parent.mkdir()
+    file.write_text(later)
+    monkeypatch.setattr(quiz, "PROGRESS", file)
+    for use in (lambda: quiz.load(file), lambda: quiz.rate(CARD, 3, file, NOON), lambda: Quiz(CARDS, file)):
+        with pytest.raises(ValueError, match=r"quiz.json was written by a later rlcourse \(version 2"):
+            use()
+    assert cli.main(["quiz"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("rlcourse: ") and "update rlcourse" in said and "damaged" not in said
+    assert file.read_text() == later and not list(file.parent.glob("*damaged*"))
+
+
 def test_looking_writes_nothing(file):
     assert quiz.load(file) == [] and Quiz(CARDS, file).card == EASY and not file.parent.exists()
 

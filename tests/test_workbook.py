@@ -79,11 +79,21 @@ def test_opened_and_saved_is_untouched(book, mine):
     [
         notebook("1 + 2 # why?"),
         notebook("1 + 2", output="4\n"),
+        notebook("1 + 2").replace(
+            '"execution_count": 1, "outputs"', '"attachments": {"a.png": {}}, "outputs"'
+        ),
         '{"cells": [',
         "",
         notebook("1").replace('"source"', '"s"'),
     ],
-    ids=["a cell edited", "a cell run, with another output", "half a notebook", "nothing", "not a notebook"],
+    ids=[
+        "a cell edited",
+        "a cell run, with another output",
+        "a picture attached",
+        "half a notebook",
+        "nothing",
+        "not a notebook",
+    ],
 )
 def test_what_the_reader_changed_is_never_overwritten(book, mine, theirs):
     (mine / GRPO).write_text(theirs)

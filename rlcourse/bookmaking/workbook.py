@@ -59,10 +59,28 @@ def pages(book: Path) -> list[Path]:
 
 
 def read_manifest(workbook: Path) -> dict[str, list[str]]:
+    """What we have laid there. Whatever else the file says is passed over: no page of ours lies outside of the
+    workbook."""
     try:
-        return json.loads((workbook / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return {}  # what equals the book is ours, anything else is taken for the reader's
+        laid = json.loads((workbook / MANIFEST).read_text())
+    except (FileNotFoundError, ValueError):
+        laid = {}  # what equals the book is ours, anything else is taken for the reader's
+    return {
+        name: versions
+        for name, versions in (laid.items() if isinstance(laid, dict) else ())
+        if ".." not in Path(name).parts
+        and inside(workbook / name, workbook)
+        and isinstance(versions, list)
+        and all(isinstance(each, str) for each in versions)
+    }
+
+
+def inside(page: Path, workbook: Path) -> bool:
+    """Is the page in the workbook, and not behind a link that leads out of it?"""
+    try:
+        return page.parent.resolve().is_relative_to(workbook.resolve())
+    except (ValueError, OSError):  # no path at all
+        return False
 
 
 def write_manifest(workbook: Path, laid: dict[str, list[str]]) -> None:
@@ -94,7 +112,7 @@ def lay_out(book: Path, workbook: Path) -> dict[str, list[str]]:
         atomic.write(workbook / name, (book / name).read_bytes())
 
     for name in laid.keys() - here.keys():
-        if (workbook / name).exists() and fingerprint(workbook / name) in laid[name]:
+        if (workbook / name).is_file() and fingerprint(workbook / name) in laid[name]:
             (workbook / name).unlink()
             done["removed"].append(name)
     return done
@@ -122,10 +140,17 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     book, workbook = ROOT / "book", ROOT / "workbook"
-    if options.reset is not None:
-        print(reset(options.reset, book, workbook))
-        return
-    done = lay_out(book, workbook)
+    try:
+        if options.reset is not None:
+            print(reset(options.reset, book, workbook))
+            return
+        done = lay_out(book, workbook)
+    except OSError as error:
+        raise SystemExit(
+            f"The workbook cannot be brought up to date: {error.filename}: {error.strerror}. {workbook} must be a "
+            "folder that you may write to, with the book's pages as files in it. Mend that, or rename what is in the "
+            "way, and try again: nothing of yours is lost."
+        ) from None
     if counts := [f"{len(names)} {what}" for what, names in done.items() if names]:
         print(f"workbook/: {', '.join(counts)}")
     for name in done["kept"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlcourse import methods
 from rlcourse.cli import ask, compare, doctor, quiz, runs, training
 from rlcourse.cli.parser import TOO_LARGE, Parser, command, sentence
+from rlcourse.terminal import visible_lines
 
 
 def parser() -> Parser:
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             for category in (FutureWarning, DeprecationWarning):  # what libraries tell each other
                 warnings.simplefilter("ignore", category)
-            warnings.showwarning = lambda message, *_, **__: print(f"rlcourse: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: complain(message)
             code = options.run(options)
         sys.stdout.flush()
         return code
@@ -69,13 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as stopped:
-        print(f"\nrlcourse: {str(stopped) or 'stopped.'}", file=sys.stderr)
+        print(file=sys.stderr)
+        complain(str(stopped) or "stopped.")
         return 130
     except (ValueError, OSError, MemoryError) as error:
-        print(f"rlcourse: {sentence(error)}", file=sys.stderr)
+        complain(sentence(error))
         return 1
     except RuntimeError as error:  # a GPU that is full, a CPU that is: torch says it in its own words
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        print(f"rlcourse: {TOO_LARGE}", file=sys.stderr)
+        complain(TOO_LARGE)
         return 1
+
+
+def complain(message: object) -> None:
+    """What went wrong may quote a model or a file."""
+    print(visible_lines(f"rlcourse: {message}"), file=sys.stderr)

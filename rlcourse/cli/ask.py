@@ -67,7 +67,14 @@ def asked(options: argparse.Namespace, policy):
     from rlcourse.tasks.ask import suited
 
     config = Path(options.model) / "config.json"
-    run = json.loads(config.read_text()) if config.is_file() else {}
+    try:
+        run = json.loads(config.read_text()) if config.is_file() else {}
+        if not isinstance(run, dict) or not isinstance(run.get("task"), str | None):
+            raise ValueError("it is not what a run writes")
+    except ValueError as error:
+        if not options.task:
+            raise ValueError(f"{config} does not tell a task ({error}): say which with --task") from None
+        run = {}
     usual = run.get("task") or ("Helpdesk" if run.get("kind") == "fit" else "Sums")
     return suited(understood(options, "task", options.task or usual), policy)
 
@@ -105,7 +112,8 @@ def run_sample(options: argparse.Namespace) -> int:
         if number % n == 0:
             lines += [*([""] if lines else []), answer["prompt"]]
         mark = {None: " ", True: "✓", False: "✗"}[answer["correct"]]
-        lines.append(f"  {mark} {answer['text']}")
+        first, *more = answer["text"].split("\n")
+        lines += [f"  {mark} {first}", *(f"    {line}" for line in more)]
     return say(options, {"model": policy.name, "answers": answers}, *lines)
 
 

@@ -192,14 +192,11 @@ def what_is_wrong(machine: dict, installed: list[dict], downloaded: dict) -> lis
         wrong.append(
             "Less than 1 GB is free on this disk: runs and their checkpoints go to runs/; make room."
         )
-    name = os.environ.get("RLCOURSE_MODEL")
+    name = os.environ.get("RLCOURSE_MODEL")  # an empty one is none, as `load_policy` reads it
     here = {model["name"] for model in downloaded["found"]}
-    if (
-        name
-        and name not in here
-        and not Path(name).is_dir()
-        and not (PACKAGE / "lm" / "pockets" / name).is_dir()
-    ):
+    here |= {file.parent.name for file in (PACKAGE / "lm" / "pockets").glob("*/model.safetensors")}
+    here |= {file.parent.name for file in (PACKAGE.parent / "models").glob("*/config.json")}
+    if name and name not in here and not Path(name).is_dir():
         wrong.append(
             f"RLCOURSE_MODEL is {name}, which is no pocket, no folder and not downloaded: `hf download {name}`."
         )

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+from rlcourse.terminal import visible_lines
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and where to read on: a page of usage hides it."""
@@ -69,7 +71,7 @@ def understood(options: argparse.Namespace, kind: str, text: str):
 def say(options: argparse.Namespace, document: dict, *lines: str) -> int:
     """The answer of a command: for scripts the document, for people the lines. Of several processes one speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(finite(document), indent=1) if options.json else "\n".join(lines))
+        print(json.dumps(finite(document), indent=1) if options.json else visible_lines("\n".join(lines)))
     return 0
 
 

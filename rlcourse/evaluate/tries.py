@@ -32,8 +32,10 @@ def tries(
         rollout, _ = ask(policy, task, drawn[start : start + size], samples, seed=seed + start, **sampling)
         said = zip(rollout.texts, rollout.correct.tolist(), rollout.finished.tolist(), strict=True)
         rest = list(said)
-        for i, prompt in enumerate(rollout.prompts):
+        for i, (prompt, problem) in enumerate(zip(rollout.prompts, rollout.problems, strict=True)):
             own = rest[i * samples : (i + 1) * samples]
-            answers = answer_of and [answer_of(text) if finished else None for text, _, finished in own]
+            answers = answer_of and [
+                answer_of(problem, text) if finished else None for text, _, finished in own
+            ]
             found.append(Tries(prompt, [text for text, *_ in own], [right for _, right, _ in own], answers))
     return found

@@ -21,12 +21,14 @@ from torch.utils.checkpoint import checkpoint
 def fits(model) -> bool:
     """Is this a plain Llama: SiLU, no biases, no scaled rotary embedding, full attention?
 
-    By the class's own name: weights that an adapter or an engine for many GPUs has wrapped are not read as they lie.
+    By the class's own name: weights that an adapter or an engine for many GPUs has wrapped, or that are quantised,
+    are not read as they lie.
     """
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         type(model).__name__ == "LlamaForCausalLM"  # and not what an adapter or FSDP has made of it
+        and getattr(config, "quantization_config", None) is None  # packed weights are no matrices
         and config.hidden_act == "silu"
         and not (config.attention_bias or config.mlp_bias)
         and rope.get("rope_type", "default") == "default"

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub.errors import GatedRepoError
-from safetensors import SafetensorError
 
 from rlcourse.lm.policy import Policy, no_bars
 
@@ -27,7 +26,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def pockets() -> list[str]:
+    """The names of the models that ship with the package."""
     return sorted(file.parent.name for file in POCKETS.glob("*/model.safetensors"))
+
+
+def made() -> list[str]:
+    """The names of the models that the reader has pretrained: `lab`, or none."""
+    return sorted(file.parent.name for file in MADE.glob("*/config.json"))
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -57,9 +62,9 @@ def load_policy(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     name = str(name_or_path or os.environ.get("RLCOURSE_MODEL") or "pocket")
-    shipped = (POCKETS / name / "model.safetensors").exists()
-    made = (MADE / name / "config.json").exists()
-    folder = str(POCKETS / name if shipped else MADE / name if made else name)
+    # exactly a name: POCKETS / "/abs" is /abs, so that any folder at all would seem to be in there
+    shipped = name in pockets()
+    folder = str(POCKETS / name if shipped else MADE / name if name in made() else name)
     folder = str([folder, *checkpoints(folder)][-1])
     where = _device(device)
     dtype = _dtype(dtype) or (torch.float32 if shipped or where.type == "cpu" else torch.bfloat16)
@@ -67,28 +72,34 @@ def load_policy(
     if lora is not None and lora < 1:
         raise ValueError(f"lora is the rank of the adapter, at least 1; got {lora}")
 
-    found = False
+    found, reads = False, "config.json"
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         found = True
         _check_causal(config)
         if not shipped:
             _check_memory(name, config, dtype, where)
+        reads = "its tokenizer"
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        reads = "its weights"
         with no_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+                folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # ours to say, and not to ignore
             )
-        if report["missing_keys"]:
-            raise ValueError(f"its files lack weights, {min(report['missing_keys'])} among them.")
+        _check_weights(name, report)
         model = model.to(where)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(_why_not(name, found or Path(name).is_dir(), error)) from None
-    except (torch.OutOfMemoryError, MemoryError):
-        raise ValueError(
-            f"Out of memory while {name} was loaded in {str(dtype)[6:]}. dtype='bfloat16' takes half of float32, "
-            "lora=16 a quarter in training; else take a smaller model."
-        ) from None
+    except Exception as error:  # libraries raise whatever a damaged file makes them stumble over
+        if _out_of_memory(error):
+            raise ValueError(
+                f"Out of memory while {name} was loaded in {str(dtype)[6:]}. dtype='bfloat16' takes half of "
+                "float32, lora=16 a quarter in training; else take a smaller model."
+            ) from None
+        raise ValueError(_why_not(name, found or Path(name).is_dir(), reads, error)) from None
     if shipped:
         LOADED.add(name)
     return Policy(_with_adapter(model, lora) if lora else model, tokenizer, name, autocast)
@@ -137,6 +148,28 @@ def _check_causal(config) -> None:
         raise ValueError(f"it holds a {' '.join(made) or config.model_type}, which does not continue a text.")
 
 
+def _check_weights(name: str, report: dict) -> None:
+    """Whatever the files do not hold, or hold in another shape, transformers has drawn at random."""
+    if more := report["unexpected_keys"]:
+        warnings.warn(
+            f"{name}: config.json has no place for {len(more)} of the weights in its files, {min(more)} among them: "
+            "they are left out",
+            stacklevel=3,
+        )
+    if report["missing_keys"]:
+        raise ValueError(f"its files lack weights, {min(report['missing_keys'])} among them.")
+    if report["mismatched_keys"]:
+        weight, there, asked = min(report["mismatched_keys"])
+        raise ValueError(
+            f"{weight} is of shape {tuple(there)} in its files, and {tuple(asked)} by config.json: one of them "
+            "belongs to another model."
+        )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 class TooLittleMemory(ValueError):
     """The weights alone do not fit."""
 
@@ -162,13 +195,24 @@ def _free(place: torch.device) -> int:
     return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
 
 
+def _said(error: Exception, reads: str) -> str:
+    """In one line what stopped the reading of this part of a model. A library's stumble says little but its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, ImportError):  # a quantised model, or an old tokenizer
+        return f"{reads} cannot be read without a package that is not installed: {lines[0]}"
+    if isinstance(error, OSError | ValueError):
+        return lines[0]
+    why = ": ".join([type(error).__name__, *lines])
+    return f"{reads} cannot be read ({why}). Save or download it again."
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _why_not(name: str, found: bool, error: Exception) -> str:
+def _why_not(name: str, found: bool, reads: str, error: Exception) -> str:
     """One clear sentence for what stands in the way of a model, and what to do."""
     if name == "lab":
         return (
@@ -182,11 +226,11 @@ def _why_not(name: str, found: bool, error: Exception) -> str:
             f"{name} is gated: accept its owner's terms at https://huggingface.co/{name}, then `hf auth login` "
             f"and `hf download {name}`. {known}"
         )
-    if found:
+    if found or not isinstance(error, OSError | ValueError):  # a hub without the model says one of these
         kind = "The folder" if Path(name).is_dir() else "What was downloaded as"
         return (
             f"{kind} {name} does not hold a causal language model with its tokenizer "
-            f"(config.json, tokenizer.json, model.safetensors): {str(error).splitlines()[0]} {known}"
+            f"(config.json, tokenizer.json, model.safetensors): {_said(error, reads)} {known}"
         )
     return (
         f"No model {name!r}: it is not a local folder, and the hub cannot give it (no network, not downloaded before, "

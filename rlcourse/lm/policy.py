@@ -12,6 +12,8 @@ Conventions (each is a bug in somebody's repository when it is broken):
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,11 @@ class Policy:
             raise ValueError(
                 f"{name}: neither the model nor its tokenizer names an EOS token: no answer could end"
             )
+        if strange := [each for each in ids if not isinstance(each, int)]:
+            raise ValueError(
+                f"{name}: its config.json or generation_config.json names an EOS that is no token's number, "
+                f"{strange[0]!r}"
+            )
         self.ends, self.eos = ids, torch.tensor(sorted(ids), device=model.device)
         self.eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(ids)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
@@ -63,8 +70,17 @@ class Policy:
 
     @property
     def context(self) -> int:
-        """How many tokens a prompt and its answer may have together."""
-        return self.model.config.max_position_embeddings
+        """How many tokens a prompt and its answer may have together.
+
+        A longrope turns all positions differently once a text is longer than what the model first read. What was
+        sampled before that, from the cache, could then not be scored again.
+        """
+        config = self.model.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        at_first = (
+            rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+        )
+        return at_first or config.max_position_embeddings
 
     @property
     def pocket(self) -> bool:
@@ -133,9 +149,16 @@ class Policy:
         if self.tokenizer.chat_template is None:
             return self.tokenizer(prompt)["input_ids"]
         message = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
-        )  # Llama 3 writes today's date, unless told: tomorrow the same run would ask something else
+        try:
+            return self.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
+            )  # Llama 3 writes today's date, unless told: tomorrow the same run would ask something else
+        except Exception as error:  # a template is a program, and may raise anything
+            why = " ".join([f"{type(error).__name__}:", *str(error).split()])
+            raise ValueError(
+                f"the chat template of {self.name} fails on a single question ({why}). "
+                "Mend it where its tokenizer is saved, or ask without one: policy.tokenizer.chat_template = None"
+            ) from None
 
     def encode_response(self, text: str) -> list[int]:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
@@ -145,9 +168,21 @@ class Policy:
         tokens = tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
         return self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
-    def left_padded(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    def left_padded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Prompt tokens [P S] and their mask."""
+        if isinstance(prompts, str):  # Python would take it for a list of letters
+            raise ValueError(f"prompts is a list of texts, and got one text: pass [{prompts[:60]!r}]")
         encoded = [self.encode(prompt) for prompt in prompts]
+        if not encoded:
+            raise ValueError("prompts is an empty list: there is nothing to answer")
+        if not all(encoded):
+            empty = encoded.index([])
+            why = (
+                "an empty text gives a model nothing to go on from"
+                if self.tokenizer.chat_template is None
+                else f"the chat template of {self.name} writes nothing at all"
+            )
+            raise ValueError(f"prompt {empty}, {prompts[empty][:60]!r}, has no tokens: {why}")
         longest = max(map(len, encoded))
         tokens = torch.full((len(prompts), longest), self.pad_id)
         mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -156,8 +191,14 @@ class Policy:
             mask[row, longest - len(ids) :] = True
         return tokens.to(self.device), mask.to(self.device)
 
-    def answered(self, prompts: list[str], responses: list[str]) -> Rollout:
+    def answered(self, prompts: Sequence[str], responses: Sequence[str]) -> Rollout:
         """Responses that somebody else wrote, as a rollout: what offline methods and exercises score."""
+        if isinstance(responses, str):
+            raise ValueError(f"responses is a list of texts, and got one text: pass [{responses[:60]!r}]")
+        if len(prompts) != len(responses) and not isinstance(prompts, str):
+            raise ValueError(
+                f"one response answers one prompt, and there are {len(responses)} of {len(prompts)}"
+            )
         return self._given(
             list(prompts),
             *self.left_padded(prompts),
@@ -243,8 +284,8 @@ class Policy:
             out = self.model(
                 torch.cat([r.prompt_tokens[r.owner], r.tokens], 1),
                 attention_mask=mask.long(),
-                # learned positions end with the context; beyond it is only padding, and a token that is not read
-                position_ids=(mask.cumsum(1) - 1).clamp(0, self.context - 1),
+                # learned positions come to an end; beyond it is only padding, and a token that is not read
+                position_ids=(mask.cumsum(1) - 1).clamp(0, self.model.config.max_position_embeddings - 1),
                 logits_to_keep=r.tokens.shape[1] + 1,
                 output_hidden_states=returned,
                 use_cache=False,
@@ -282,7 +323,7 @@ class Policy:
     @torch.no_grad()
     def sample(
         self,
-        prompts: list[str],
+        prompts: Sequence[str],
         group_size: int = 1,
         max_tokens: int = 64,
         temperature: float = 1.0,
@@ -292,10 +333,13 @@ class Policy:
         seed: int = 0,
     ) -> Rollout:
         """`group_size` responses to each prompt. The same seed gives the same responses."""
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(
-                f"temperature must be positive, got {temperature}; for argmax decoding: greedy=True"
+                f"temperature must be positive and finite, got {temperature}; for argmax decoding: greedy=True"
             )
+        for name, number in (("group_size", group_size), ("max_tokens", max_tokens)):
+            if number < 1:
+                raise ValueError(f"{name} must be 1 or more, got {number}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k keeps the k likeliest tokens, so at least 1; got {top_k}")
         if top_p is not None and not 0 < top_p <= 1:
@@ -339,6 +383,8 @@ class Policy:
                         cache.keep(alive)
                 logits = cache.step(token)
 
+        if (logp.isnan() & mask).any():
+            raise ValueError(self._why_nan())
         lengths = mask.sum(1).tolist()
         T = max(lengths)
         tokens, mask = tokens[:, :T], mask[:, :T]
@@ -362,7 +408,24 @@ class Policy:
             return StaticCache
         return llama.Cache if llama.fits(self.model) else TransformersCache
 
-    def _check_room(self, prompts: list[str], prompt_mask: Tensor, max_tokens: int) -> None:
+    def _why_nan(self) -> str:
+        """What is wrong with a model whose probabilities are no numbers. It reads all weights: for when it is sure."""
+        for name, weight in self.model.named_parameters():
+            weight = (
+                weight.to_local() if hasattr(weight, "to_local") else weight
+            )  # of a divided model its part
+            if not weight.isfinite().all():
+                number = weight[~weight.isfinite()][0].item()
+                return (
+                    f"{self.name} gives no probabilities: its weight {name} holds {number}. Training has diverged, or "
+                    "the file is damaged: go back to an earlier checkpoint, or load it again"
+                )
+        return (
+            f"{self.name} gives no probabilities, though all its weights are finite: what it computes passes the range "
+            f"of {str(self.autocast or self.model.dtype)[6:]}. Load it with dtype='float32', or 'bfloat16' on a GPU"
+        )
+
+    def _check_room(self, prompts: Sequence[str], prompt_mask: Tensor, max_tokens: int) -> None:
         lengths = prompt_mask.sum(1)
         worst = int(lengths.argmax())
         if lengths[worst] + max_tokens > self.context:

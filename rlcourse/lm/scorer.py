@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -52,7 +54,7 @@ class Scorer(nn.Module):
         return self.head(states[last].float()).squeeze(-1)
 
     @torch.no_grad()
-    def scores(self, prompts: list[str], responses: list[str]) -> Float[Tensor, " B"]:
+    def scores(self, prompts: Sequence[str], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """Of texts: one response to each prompt."""
         return self(self.policy.answered(prompts, responses))
 
@@ -75,5 +77,11 @@ class Scorer(nn.Module):
                 f"{folder} holds no scorer: there is no {file.name} in it. Scorer.save writes one."
             )
         scorer = Scorer(load_policy(folder, device, dtype))
-        scorer.head.load_state_dict(load_file(file))
+        try:
+            scorer.head.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(
+                f"{file} is no head for the model in {folder}: {why}. Both are written together, by Scorer.save"
+            ) from None
         return scorer

@@ -2,6 +2,8 @@
 
 `workbook/quiz.json` is the list of the reader's ratings and nothing else. The day on which a card comes back is
 computed from them by FSRS, without its random fuzz: the same ratings always give the same days.
+
+Should it ever hold anything else, it will be an object with a "version", 2 or more: this rlcourse leaves it alone.
 """
 
 import json
@@ -51,13 +53,24 @@ def lock(file: Path) -> FileLock:
     return FileLock(file.with_name(f".{file.name}.lock"), timeout=10)
 
 
+class Later(ValueError):
+    """Written by a later rlcourse than this one."""
+
+
 def read(file: Path) -> list[dict]:
     try:
         ratings = json.loads(file.read_text())
+        if isinstance(ratings, dict) and "version" in ratings:
+            raise Later(
+                f"{file} was written by a later rlcourse (version {ratings['version']!r} of the file), and this one "
+                "cannot read it. It is left as it is: update rlcourse (git pull, make setup)"
+            )
         schedule(ratings)
         return ratings
     except FileNotFoundError:
         return []
+    except Later:
+        raise
     except (ValueError, LookupError, TypeError, OverflowError):
         kept = atomic.set_aside(file, "damaged")
         print(f"{file} is damaged. It is kept as {kept.name}, and a new one is begun.", file=sys.stderr)

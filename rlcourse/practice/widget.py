@@ -64,7 +64,7 @@ class Quiz(widgets.VBox):
     def rate(self, rating: int) -> None:
         try:
             quiz.rate(self.card, rating, self.file, self.now())
-        except OSError as error:  # a callback's traceback is seen by nobody
+        except (OSError, quiz.Later) as error:  # a callback's traceback is seen by nobody
             self.page.value += html(f"**Your rating could not be kept:** {error}")
             return
         self.draw_card()

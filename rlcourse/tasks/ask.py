@@ -15,7 +15,8 @@ def ask(
 ) -> tuple[Rollout, dict[str, Tensor]]:
     """`group_size` answers to each problem with their rewards, and all that the task says of them."""
     prompts = [problem.prompt for problem in problems]
-    rollout = policy.sample(prompts, group_size, max_tokens or task.max_tokens, **sampling)
+    longest = task.max_tokens if max_tokens is None else max_tokens
+    rollout = policy.sample(prompts, group_size, longest, **sampling)
     rollout.problems = problems
     grades = task.grade(rollout)
     rollout.rewards, rollout.correct = (grades[name].to(policy.device) for name in ("rewards", "correct"))

@@ -170,7 +170,7 @@ class Countdown(InWords):
         right = valid and found.value == puzzle.target and (not equals or number(claimed) == puzzle.target)
         return {"correct": right, "valid": valid}
 
-    def answer_of(self, text: str) -> str | None:
+    def answer_of(self, puzzle: Puzzle, text: str) -> str | None:
         """The expression, its spaces aside."""
         answer = boxed(text)
         return answer and "".join(answer.split())

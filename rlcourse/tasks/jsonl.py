@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -165,7 +167,7 @@ class Questions(InWords):
         _, prompt = row.text(name, row.fields[name], "user")
         answer = row.fields[row.one_of("answer")]
         if isinstance(answer, int | float) and not isinstance(answer, bool):
-            answer = str(answer)
+            answer = _written_out(answer, row.where)
         if not isinstance(answer, str) or not normal(answer := answer.rpartition("####")[2].strip()):
             raise ValueError(f'{row.where}: "answer" must be a number or a text, and not an empty one')
         return Question(prompt, answer)
@@ -179,10 +181,28 @@ class Questions(InWords):
             return {"correct": normal(said) == normal(question.answer)}
         return {"correct": only_number(said) == wanted}
 
-    def answer_of(self, text: str) -> str | None:
+    def answer_of(self, question: Question, text: str) -> str | None:
+        """What `read` compares: of a question for a number the number, or nothing; else the text."""
         said = final(text)
-        value = number(said)
-        return (normal(said) or None) if value is None else str(value)
+        if number(question.answer) is None:
+            return normal(said) or None
+        value = only_number(said)
+        return None if value is None else str(value)
+
+
+def _written_out(answer: int | float, where: str) -> str:
+    """A JSON number as people write it, and models: 0.00005 and not 5e-05, which nobody's answer would equal."""
+    if isinstance(answer, int):
+        return str(answer)
+    if not math.isfinite(answer):  # Python reads NaN and Infinity, and 1e999 for the latter
+        raise ValueError(f'{where}: "answer" must be a number or a text; {answer} is no number to arrive at')
+    text = f"{Decimal(repr(answer)):f}"
+    if number(text) is None:
+        raise ValueError(
+            f'{where}: "answer" is {answer!r}, a number that takes {len(text)} characters to write out, more than '
+            "are read of a response. Ask for fewer digits, or give the answer as a text"
+        )
+    return text
 
 
 def _held_out(question: Question) -> bool:

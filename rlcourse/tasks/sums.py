@@ -172,7 +172,7 @@ class Sums:
             "worked": torch.tensor([len(r.steps) > 0 for r in read_texts]),
         }
 
-    def answer_of(self, text: str) -> str | None:
+    def answer_of(self, problem: Sum, text: str) -> str | None:
         """What a response says in the end: majority votes are over this."""
         answer = read(text).answer
         return None if answer is None else str(answer)
@@ -220,6 +220,6 @@ class SumsInWords(InWords):
             "worked": _STEP_IN_WORDS.search(text) is not None,
         }
 
-    def answer_of(self, text: str) -> str | None:
+    def answer_of(self, problem: Sum, text: str) -> str | None:
         answer = number(boxed(text) or "")
         return None if answer is None else str(answer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlcourse.lm import Policy, Scorer
+from rlcourse.terminal import visible
 from rlcourse.training import named
 
 
@@ -195,8 +196,9 @@ class Table:
     rows: list[list[str]]
 
     def __repr__(self) -> str:
-        widths = [max(len(row[i]) for row in [self.head, *self.rows]) for i in range(len(self.head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)) for row in [self.head, *self.rows]]
+        rows = [list(map(visible, row)) for row in [self.head, *self.rows]]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)) for row in rows]
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
