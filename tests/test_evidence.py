@@ -1,12 +1,16 @@
 """What the evidence files say is what their scripts still measure, and what the chapters claim hangs on the method."""
 
+import json
+import sys
 from dataclasses import dataclass
 
+import dpo_evidence
 import grpo_evidence
 import pytest
 from many_runs import reached, tenths
 from reproduce import NAMES, differences, runs
 
+from rlcourse.bookmaking import evidence
 from rlcourse.evaluate import accuracy
 from rlcourse.lm import load_policy
 from rlcourse.methods import GRPO
@@ -62,3 +66,39 @@ def test_a_number_that_comes_out_otherwise_in_its_sixth_digit_is_named():
     )
     assert "after: 0.972656 before, 0.972657 now" in differences(recorded, equal | {"after": 0.972657})[0]
     assert differences(recorded, equal | {"curve": {"length": [11.3828, 17.7423]}})
+
+
+def test_arms_that_are_added_to_a_record_change_no_number_of_the_others(monkeypatch, tmp_path, capsys):
+    kept = {
+        name: {"lr": 0.1, "gold": [1.0]} for name in dpo_evidence.all_arms() if not name.startswith("SFT")
+    }
+    stamp = {"rlcourse/tensors.py": "of the day when they were measured"}
+    file = tmp_path / "dpo.json"
+    file.write_text(json.dumps({"result": {"arms": kept, "rates": {}}, "stamp": stamp}))
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dpo_evidence.py", "--missing"])
+    monkeypatch.setattr(
+        dpo_evidence,
+        "at_its_best_rate",
+        lambda measure, arms, *_: (
+            dict.fromkeys(arms, {"lr": 0.2, "gold": [2.0]}),
+            dict.fromkeys(arms, {0.2: 2.0}),
+        ),
+    )
+    monkeypatch.setattr(
+        dpo_evidence, "over_seeds", lambda measure, arms, seeds: {n: {"lr": a.lr} for n, a in arms.items()}
+    )
+    dpo_evidence.main()
+    after = json.loads(file.read_text())
+    added = [name for name in dpo_evidence.all_arms() if name not in kept]
+    assert {name: after["result"]["arms"][name] for name in kept} == kept and after["stamp"] == stamp
+    assert (
+        added
+        == [name for name, arm in after["result"]["arms"].items() if arm["lr"] == 0.2]
+        == [*after["result"]["rates"]]
+    )
+    assert after["result"]["again"] == {
+        f"DPO, beta 0.5, noise {noise}": {"lr": 0.1} for noise in ("0", "0.1", "0.3")
+    }
+    kept_as, measured = capsys.readouterr().out.split("to be measured:")
+    assert all(name in kept_as for name in kept) and all(name in measured for name in added)
