@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlcourse import methods
 from rlcourse.cli import ask, compare, doctor, quiz, runs, training
-from rlcourse.cli.parser import TOO_LARGE, Parser, command, sentence
+from rlcourse.cli.parser import TOO_LARGE, Parser, command, place, plain, sentence
 
 
 def parser() -> Parser:
@@ -44,7 +44,7 @@ def print_completion(whole: Parser, shell: str) -> int:
     listed["preamble"] = {"bash": f"_rlcourse_methods() {{ compgen -W '{names}' -- \"$1\"; }}"}
     commands = next(action for action in whole._actions if isinstance(action.choices, dict))
     for action in (action for each in commands.choices.values() for action in each._actions):
-        if action.type is Path:
+        if action.type in (Path, place):
             action.complete = shtab.FILE
         elif action.dest in ("method", "methods"):
             action.complete = listed
@@ -61,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             for category in (FutureWarning, DeprecationWarning):  # what libraries tell each other
                 warnings.simplefilter("ignore", category)
-            warnings.showwarning = lambda message, *_, **__: print(f"rlcourse: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: print(
+                f"rlcourse: {plain(str(message))}", file=sys.stderr
+            )
             code = options.run(options)
         sys.stdout.flush()
         return code
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as stopped:
-        print(f"\nrlcourse: {str(stopped) or 'stopped.'}", file=sys.stderr)
+        print(f"\nrlcourse: {plain(str(stopped)) or 'stopped.'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError) as error:
         print(f"rlcourse: {sentence(error)}", file=sys.stderr)

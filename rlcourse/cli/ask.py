@@ -62,12 +62,11 @@ def speaker(options: argparse.Namespace):
 
 def asked(options: argparse.Namespace, policy):
     """The task to ask, as this policy should be asked it."""
-    import json
-
+    from rlcourse import documents
     from rlcourse.tasks.ask import suited
 
     config = Path(options.model) / "config.json"
-    run = json.loads(config.read_text()) if config.is_file() else {}
+    run = documents.read(config, {"task": str | None, "kind": str | None}) if config.is_file() else {}
     usual = run.get("task") or ("Helpdesk" if run.get("kind") == "fit" else "Sums")
     return suited(understood(options, "task", options.task or usual), policy)
 
