@@ -248,7 +248,7 @@ def run_resume(options: argparse.Namespace) -> int:
 
     config = documents.read(
         run_file(out, "config.json"),
-        {"kind": str, "policy": str, "method": str, "dtype": str | None, "lora": documents.Count | None},
+        {"policy": str, "method": str, "dtype": str | None, "lora": documents.Count | None},
     )
     budget = documents.read(run_file(out, "budget.json"))
     last = next(reversed(checkpoints(out)), None)
@@ -264,7 +264,7 @@ def run_resume(options: argparse.Namespace) -> int:
     from rlcourse.training import fit, named, train
 
     method = named.method(config["method"])
-    offline = config["kind"] == "fit"
+    offline = hasattr(method, "data")
     if offline and longer:
         options.parser.error(
             f"{out} is offline, and as long as its data: its learning rate has fallen to 0 at the end. For more, "
