@@ -51,7 +51,9 @@ def steps_of(out: Path) -> int:
 
 
 def newest(out: Path) -> str:
-    return max((folder.name for folder in out.glob("step-*")), default="the start")
+    from rlcourse.lm import checkpoints
+
+    return next((folder.name for folder in reversed(checkpoints(out))), "the start")
 
 
 def main(folder: Path) -> int:

@@ -305,8 +305,8 @@ def test_a_comparison_that_cannot_work_leaves_nothing_behind(arguments, says, he
 
 
 def test_methods_that_differ_by_a_sign_have_a_folder_each():
-    folders = {compare.folder_of(Path(), f"GRPO(beta={beta})", 0) for beta in ("0.1", "-0.1")}
-    assert len(folders) == 2
+    labels = [f"GRPO(beta={beta})" for beta in ("0.1", "-0.1")]
+    assert len({compare.folder_of(Path(), labels, label, 0) for label in labels}) == 2
 
 
 def test_a_scorer_is_not_asked_for_answers(here, capsys):

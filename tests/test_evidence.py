@@ -61,9 +61,7 @@ def test_a_number_that_comes_out_otherwise_in_its_sixth_digit_is_named():
     recorded = {"after": 0.972656, "curve": {"length": [11.3828, 17.7422]}}
     equal = {"after": 0.97265625, "curve": {"length": [11.3828125, 17.7421875]}, "seconds": 3.0}
     assert differences(recorded, equal) == []
-    assert (
-        "lost: 1 before, None now" in differences(recorded | {"lost": 1, "seeds": 3}, equal)[0]
-    )
+    assert "lost: 1 before, None now" in differences(recorded | {"lost": 1, "seeds": 3}, equal)[0]
     assert "after: 0.972656 before, 0.972657 now" in differences(recorded, equal | {"after": 0.972657})[0]
     assert differences(recorded, equal | {"curve": {"length": [11.3828, 17.7423]}})
 

@@ -635,14 +635,14 @@ def test_a_kill_anywhere_in_a_checkpoint_leaves_one_that_resumes(where, tmp_path
                     lambda *a, **how: dies() if written else written.append(real_file(*a, **how)),
                 )
             elif step == 4 and where == "json.dumps":  # after all tensors, before the record
-                patch.setattr(checkpoint.json, "dumps", dies)
+                patch.setattr(checkpoint.documents.json, "dumps", dies)
             elif step == 4 and where == "Path.rename":  # everything written, not yet in place
                 patch.setattr(Path, "rename", dies)
             elif step == 4:  # in place, the older one half deleted
                 real_rmtree = checkpoint.shutil.rmtree
 
                 def rmtree(folder, **how):
-                    if Path(folder).name == "step-000002":
+                    if (tmp_path / "step-000004").exists():
                         (Path(folder) / "model.safetensors").unlink()
                         dies()
                     real_rmtree(folder, **how)
@@ -732,7 +732,7 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path):
     ours = ["model.safetensors", "optimizer.safetensors", "record.json"]
     models = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert files == sorted(ours + models)
-    run_files = ["budget.json", "config.json", "metrics.jsonl", "samples.jsonl", "step-000002"]
+    run_files = [".lock", "budget.json", "config.json", "metrics.jsonl", "samples.jsonl", "step-000002"]
     assert sorted(path.name for path in tmp_path.iterdir()) == run_files
     twin = fresh()
     optimizer = torch.optim.AdamW(twin.parameters())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlcourse import methods
 from rlcourse.cli import ask, compare, doctor, quiz, runs, training
-from rlcourse.cli.parser import TOO_LARGE, Parser, command, sentence
+from rlcourse.cli.parser import TOO_LARGE, Parser, command, place, sentence
 from rlcourse.terminal import visible_lines
 
 
@@ -45,7 +45,7 @@ def print_completion(whole: Parser, shell: str) -> int:
     listed["preamble"] = {"bash": f"_rlcourse_methods() {{ compgen -W '{names}' -- \"$1\"; }}"}
     commands = next(action for action in whole._actions if isinstance(action.choices, dict))
     for action in (action for each in commands.choices.values() for action in each._actions):
-        if action.type is Path:
+        if action.type in (Path, place):
             action.complete = shtab.FILE
         elif action.dest in ("method", "methods"):
             action.complete = listed

@@ -62,21 +62,16 @@ def speaker(options: argparse.Namespace):
 
 def asked(options: argparse.Namespace, policy):
     """The task to ask, as this policy should be asked it."""
-    import json
-
+    from rlcourse import documents
     from rlcourse.tasks.ask import suited
 
     config = Path(options.model) / "config.json"
-    try:
-        run = json.loads(config.read_text()) if config.is_file() else {}
-        if not isinstance(run, dict) or not isinstance(run.get("task"), str | None):
-            raise ValueError("it is not what a run writes")
-    except ValueError as error:
-        if not options.task:
-            raise ValueError(f"{config} does not tell a task ({error}): say which with --task") from None
-        run = {}
+    task = options.task
+    needs = {"task": str | None, "kind": str | None}
+    remedy = "Say which task to ask with --task."
+    run = documents.read(config, needs, remedy) if config.is_file() and not task else {}
     usual = run.get("task") or ("Helpdesk" if run.get("kind") == "fit" else "Sums")
-    return suited(understood(options, "task", options.task or usual), policy)
+    return suited(understood(options, "task", task or usual), policy)
 
 
 def run_sample(options: argparse.Namespace) -> int:

@@ -1,12 +1,26 @@
 """`rlcourse compare`: the same budget for several methods, several seeds each, and how sure the differences are."""
 
 import argparse
-import json
+import ast
 import re
 import sys
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
-from rlcourse.cli.parser import add_json, columns, command, hidden, positive, rate, say, understood
+from rlcourse import documents
+from rlcourse.cli.parser import (
+    add_json,
+    columns,
+    command,
+    hidden,
+    place,
+    plain,
+    positive,
+    rate,
+    say,
+    understood,
+)
 from rlcourse.cli.runs import free_folder
 
 # `all` on a pocket: where a paper's own setting makes no sense at its size, the one that the chapters use.
@@ -40,7 +54,7 @@ def add(commands) -> None:
         "--lr", action="append", default=[], metavar="[METHOD=]RATE", help="of all, or of one"
     )
     parser.add_argument("--problems", type=positive, default=512, help="to measure accuracy on (512)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/compare-NUMBER")
+    parser.add_argument("--out", type=place, metavar="FOLDER", help="default: runs/compare-NUMBER")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=positive, help="of each run (100)")
     budget.add_argument("--tokens", type=positive, help="sampled by each run")
@@ -51,6 +65,7 @@ def add(commands) -> None:
 def run_compare(options: argparse.Namespace) -> int:
     from rlcourse.lm import load_policy
     from rlcourse.tasks.ask import suited
+    from rlcourse.training.folder import writing
     from rlcourse.training.online import prompts_a_step
     from rlcourse.training.presets import preset
 
@@ -66,13 +81,16 @@ def run_compare(options: argparse.Namespace) -> int:
             options.parser.error(
                 f"{text} learns from what people have said: compare takes methods that sample"
             )
-        label = text if "(" in text else type(method).__name__
+        label = called(text, method)
         if label in arms:
             options.parser.error(f"{label} is named twice")
         prompts_a_step(options.responses or preset(policy).responses, method)
         arms[label] = {"method": repr(method), "lr": POCKET_LR.get(label) if ours else None}
     for label, lr in rates(options, arms).items():
         arms[label]["lr"] = lr
+    for label, arm in arms.items():
+        if (other := next(name for name in arms if arms[name] == arm)) != label:
+            options.parser.error(f"{other} is named twice, the second time as {label}")
     settings = {
         "model": policy.name,
         "task": repr(task),
@@ -83,8 +101,15 @@ def run_compare(options: argparse.Namespace) -> int:
         "problems": options.problems,
     }
     out = options.out or free_folder("compare")
-    hold(out, settings)
-    return go_on(options, out)
+    with writing(out, fresh=options.out is None):
+        hold(out, settings)
+        return go_on(options, out)
+
+
+def called(text: str, method) -> str:
+    """A method's name with the settings that were typed, whatever spaces were between them."""
+    _, bracket, settings = ast.unparse(ast.parse(text.strip(), mode="eval")).partition("(")
+    return type(method).__name__ + bracket + settings
 
 
 def asked(options: argparse.Namespace) -> list[str]:
@@ -113,16 +138,20 @@ def online_methods() -> list[str]:
 
 def rates(options: argparse.Namespace, arms: dict) -> dict[str, float]:
     """--lr 1e-4 is everybody's, --lr DAPO=1e-4 is one method's."""
-    labels, found = {label.lower(): label for label in arms}, {}
+
+    def key(label: str) -> str:
+        return "".join(label.lower().split())
+
+    labels, found = {key(label): label for label in arms}, {}
     for text in sorted(options.lr, key=lambda text: "=" in text):  # what is said of one method counts last
         name, _, number = text.rpartition("=")
         try:
             value = rate(number)
         except argparse.ArgumentTypeError as error:
             options.parser.error(f"--lr {text}: {error}")
-        if name and name.lower() not in labels:
+        if name and key(name) not in labels:
             options.parser.error(f"--lr {text}: {name!r} is not compared here; there are {', '.join(arms)}")
-        found |= dict.fromkeys([labels[name.lower()]] if name else arms, value)
+        found |= dict.fromkeys([labels[key(name)]] if name else arms, value)
     return found
 
 
@@ -133,32 +162,55 @@ def hold(out: Path, settings: dict) -> None:
 
     file = out / "compare.json"
     if file.exists():
-        theirs = json.loads(file.read_text())
+        theirs = settings_in(out)
         if changed := [name for name in settings if theirs.get(name) != settings[name]]:
             name = changed[0]
             raise ValueError(
-                f"{out} compares something else: its {name} is {theirs.get(name)}, and now {settings[name]}. "
+                f"{out} compares something else: its {name} is {theirs.get(name)!r}, and now {settings[name]!r}. "
                 "Another --out keeps both."
             )
-    elif checkpoints(out):
-        raise ValueError(f"{out} holds a run, not a comparison: give another --out.")
+    elif checkpoints(out) or (out / "config.json").exists():
+        raise ValueError(f"{out} holds a run or a model, not a comparison: give another --out.")
     else:
-        atomic.write(file, json.dumps(settings, indent=1) + "\n")
+        atomic.write(file, documents.text(settings, indent=1) + "\n")
+
+
+def settings_in(out: Path) -> dict:
+    """What compare.json asks for."""
+    file, counted = out / "compare.json", documents.Count
+    needs = {
+        "model": str,
+        "task": str,
+        "methods": dict,
+        "budget": dict,
+        "seeds": counted,
+        "problems": counted,
+    }
+    found = documents.read(file, needs | {"responses": counted | None})
+    for label, arm in found["methods"].items():
+        documents.checked(arm, {"method": str, "lr": float | None}, f"{file}, of {label!r},")
+    if not found["methods"] or found["budget"].keys() not in ({"steps"}, {"tokens"}):
+        raise ValueError(f"{file} names no methods, or no budget of steps or tokens. {documents.REMEDY}")
+    documents.checked(found["budget"], dict.fromkeys(found["budget"], counted), f"the budget in {file}")
+    return found
 
 
 def go_on(options: argparse.Namespace, out: Path) -> int:
     """Do what compare.json asks for and is not there yet; then compare."""
-    settings = json.loads((out / "compare.json").read_text())
+    settings = settings_in(out)
     jobs = [(label, seed) for seed in range(settings["seeds"]) for label in settings["methods"]]
     results: dict[str, list[dict]] = {label: [] for label in settings["methods"]}
     try:
-        before = once(out / "before.json", lambda: {"accuracy": accuracy_of(settings)})["accuracy"]
+        right = {"accuracy": float}
+        before = once(out / "before.json", right, lambda: {"accuracy": accuracy_of(settings)})["accuracy"]
         for number, (label, seed) in enumerate(jobs, 1):
-            folder = folder_of(out, label, seed)
-            result = once(folder / "result.json", lambda: measured(folder, settings, label, seed))  # noqa: B023
+            folder = folder_of(out, settings["methods"], label, seed)
+            needs = right | {"step": int, "sampled_tokens": int, "seconds": float}
+            result = once(folder / "result.json", needs, lambda: measured(folder, settings, label, seed))  # noqa: B023
             results[label].append(result)
             if not hidden():
-                print(f"{number}/{len(jobs)} {label}, seed {seed}: {result['accuracy']:.3f}", file=sys.stderr)
+                name = plain(label)
+                print(f"{number}/{len(jobs)} {name}, seed {seed}: {result['accuracy']:.3f}", file=sys.stderr)
     except KeyboardInterrupt:
         done = sum(map(len, results.values()))
         raise KeyboardInterrupt(
@@ -177,7 +229,7 @@ def go_on(options: argparse.Namespace, out: Path) -> int:
     return say(
         options,
         document,
-        *columns(rows),
+        *map(plain, columns(rows)),
         "",
         f"Accuracy on {settings['problems']} problems, the same for all. Intervals: 95%, Student's t over "
         f"{settings['seeds']} seeds; differences are paired by seed.",
@@ -185,17 +237,23 @@ def go_on(options: argparse.Namespace, out: Path) -> int:
     )
 
 
-def once(file: Path, measure) -> dict:
+def once(file: Path, needs: dict, measure) -> dict:
     """What was measured before somebody stopped us is not measured again."""
     from rlcourse.bookmaking import atomic
 
     if not file.exists():
-        atomic.write(file, json.dumps(measure()) + "\n")
-    return json.loads(file.read_text())
+        atomic.write(file, documents.text(measure()) + "\n")
+    return documents.read(file, needs, "Take the file away, and it is measured again.")
 
 
-def folder_of(out: Path, label: str, seed: int) -> Path:
-    return out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', label).strip('-')}-seed{seed}"
+def folder_of(out: Path, labels: Iterable[str], label: str, seed: int) -> Path:
+    """Each label's own: those that differ in signs only, which a folder's name has not, are told apart by a number."""
+    names: dict[str, str] = {}
+    for each in labels:
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", each).strip("-")
+        taken = {other.lower() for other in names.values()}
+        names[each] = next(n for n in (name, *(f"{name}-{i}" for i in count(2))) if n.lower() not in taken)
+    return out / f"{names[label]}-seed{seed}"
 
 
 def accuracy_of(settings: dict, policy=None) -> float:
@@ -292,7 +350,9 @@ def draw(out: Path, settings: dict) -> None:
     figure, axis = plt.subplots(figsize=(8, 4.5))
     for number, label in enumerate(settings["methods"]):
         look = {"color": f"C{number}", "linestyle": ("-", "--", "-.", ":")[number // 7 % 4]}
-        runs = [Run.load(folder_of(out, label, seed)) for seed in range(settings["seeds"])]
+        runs = [
+            Run.load(folder_of(out, settings["methods"], label, seed)) for seed in range(settings["seeds"])
+        ]
         curves = [
             (np.array(run.column("sampled_tokens")) / 1000, smoothed(run.column("correct"), 5))
             for run in runs

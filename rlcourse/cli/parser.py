@@ -1,14 +1,15 @@
 """What all commands share: how they read their command line, and how they answer."""
 
 import argparse
-import json
 import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from rlcourse.terminal import visible_lines
+from rlcourse import documents
+from rlcourse.terminal import visible, visible_lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +17,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         stop = "" if message[-1] in ".?!" else "."
-        self.exit(2, f"{self.prog}: {message}{stop} See: {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {plain(message)}{stop} See: {self.prog} --help\n")
 
 
 def command(commands, name: str, run: Callable, help: str, description: str, example: str) -> Parser:
@@ -55,6 +56,13 @@ def rate(text: str) -> float:
     return value
 
 
+def place(text: str) -> Path:
+    """Where to write. What an unset variable leaves of `--out "$OUT"` would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names no place: give a path, or leave the option away")
+    return Path(text)
+
+
 def understood(options: argparse.Namespace, kind: str, text: str):
     """The method or the task of this name or expression; what there is not is the command line's fault."""
     from rlcourse import methods, tasks
@@ -71,17 +79,8 @@ def understood(options: argparse.Namespace, kind: str, text: str):
 def say(options: argparse.Namespace, document: dict, *lines: str) -> int:
     """The answer of a command: for scripts the document, for people the lines. Of several processes one speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(finite(document), indent=1) if options.json else visible_lines("\n".join(lines)))
+        print(documents.text(document, indent=1) if options.json else visible_lines("\n".join(lines)))
     return 0
-
-
-def finite(value):
-    """JSON knows no NaN: null says as much."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -106,5 +105,10 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return TOO_LARGE
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+        return plain(f"{error.filename}: {error.strerror}")
+    return plain(str(error))
+
+
+def plain(text: str) -> str:
+    """In one line, and nothing in it that a terminal obeys: a file may hold anything."""
+    return visible(text.replace("\n", " "))

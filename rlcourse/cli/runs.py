@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from rlcourse.cli.parser import add_json, command, say
+from rlcourse.cli.parser import add_json, command, place, say
 
 
 def add(commands) -> None:
@@ -21,7 +21,7 @@ def add(commands) -> None:
     plot.add_argument("--y", nargs="+", default=[], metavar="NAME", help="default: what to look at first")
     plot.add_argument("--x", default="step", metavar="NAME", help="step (default), sampled_tokens, kl, ...")
     plot.add_argument(
-        "--out", type=Path, metavar="FIGURE.png", help="default: RUN/plot.png; of several: plot.png"
+        "--out", type=place, metavar="FIGURE.png", help="default: RUN/plot.png; of several: plot.png"
     )
     add_json(plot)
 
@@ -35,7 +35,7 @@ def add(commands) -> None:
     )
     export.add_argument("library", choices=["trl", "verl", "openrlhf"])
     export.add_argument("folder", type=Path, metavar="RUN")
-    export.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    export.add_argument("--out", type=place, required=True, metavar="FOLDER")
     add_json(export)
 
 

@@ -6,9 +6,20 @@ import os
 import sys
 from pathlib import Path
 
-from rlcourse import methods
+from rlcourse import documents, methods
 from rlcourse.cli import compare
-from rlcourse.cli.parser import Parser, add_json, command, hidden, positive, rate, say, sentence, understood
+from rlcourse.cli.parser import (
+    Parser,
+    add_json,
+    command,
+    hidden,
+    place,
+    positive,
+    rate,
+    say,
+    sentence,
+    understood,
+)
 from rlcourse.cli.runs import free_folder, run_file
 
 FEEDBACK = {  # what a method learns from, and what the helpdesk's simulated people call it
@@ -40,7 +51,7 @@ def add(commands) -> None:
     train.add_argument(
         "--examples", type=positive, help="offline without --data: ask so many (600) of the helpdesk"
     )
-    train.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/METHOD-TASK-NUMBER")
+    train.add_argument("--out", type=place, metavar="FOLDER", help="default: runs/METHOD-TASK-NUMBER")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--lr", type=rate, help="learning rate; default: by method and model")
     train.add_argument("--responses", type=positive, help="answers sampled a step, online")
@@ -109,7 +120,8 @@ def run_train(options: argparse.Namespace) -> int:
         settings |= chosen(options, "responses", "max_tokens", "steps", "tokens")
         settings |= {} if options.tokens or options.steps else {"steps": 100}
     out = options.out or free_folder(type(method).__name__, type(task).__name__ if task else source(options))
-    return finished(options, out, go(method, model, data, out, quiet=options.quiet or hidden(), **settings))
+    settings |= {"quiet": options.quiet or hidden(), "fresh": options.out is None}
+    return finished(options, out, go(method, model, data, out, **settings))
 
 
 def holds(folder: Path, kind: str) -> bool:
@@ -165,21 +177,21 @@ def feedback(method, options: argparse.Namespace) -> list:
     return getattr(Helpdesk(), FEEDBACK[method.data[0]])(options.examples or 600, seed=options.seed)
 
 
-def go(method, model, data, out: Path, **settings):
+def go(method, model, data, out: Path, fresh: bool = False, **settings):
     """Train or fit, as the method wants it. Whatever stops a run, the reader is told how to go on."""
     from rlcourse.training import fit, train
+    from rlcourse.training.folder import writing
 
-    try:
-        if hasattr(method, "data"):
-            keep_data(out, data)
-            return fit(model, data, method, out=out, **settings)
-        return train(model, data, method, out=out, **settings)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped. {kept(out)}") from None
-    except OSError as error:
-        if not out.exists():
-            raise
-        raise OSError(f"{sentence(error)} {kept(out)}") from None
+    with writing(out, fresh):
+        try:
+            if hasattr(method, "data"):
+                keep_data(out, data)
+                return fit(model, data, method, out=out, **settings)
+            return train(model, data, method, out=out, **settings)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped. {kept(out)}") from None
+        except OSError as error:
+            raise OSError(f"{sentence(error)} {kept(out)}") from None
 
 
 def keep_data(out: Path, examples: list) -> None:
@@ -234,7 +246,11 @@ def run_resume(options: argparse.Namespace) -> int:
         return compare.go_on(options, out)
     from rlcourse.lm import checkpoints
 
-    config, budget = (json.loads(run_file(out, name).read_text()) for name in ("config.json", "budget.json"))
+    config = documents.read(
+        run_file(out, "config.json"),
+        {"policy": str, "method": str, "dtype": str | None, "lora": documents.Count | None},
+    )
+    budget = documents.read(run_file(out, "budget.json"))
     last = next(reversed(checkpoints(out)), None)
     if last is None:
         raise ValueError(
@@ -242,27 +258,41 @@ def run_resume(options: argparse.Namespace) -> int:
         )
 
     from inspect import signature
+    from typing import get_type_hints
 
     from rlcourse.tasks import preferences
     from rlcourse.training import fit, named, train
 
     method = named.method(config["method"])
-    offline = config["kind"] == "fit"
+    offline = hasattr(method, "data")
     if offline and longer:
         options.parser.error(
             f"{out} is offline, and as long as its data: its learning rate has fallen to 0 at the end. For more, "
             f"train again with more --epochs, or from where it stands with --model {out}"
         )
+    documents.checked(config, {} if offline else {"task": str}, str(out / "config.json"))
     data = preferences(run_file(out, "data.jsonl")) if offline else named.task(config["task"])
     if config.get("engine"):
-        raise ValueError(f"{out} samples with an engine made in Python, {config['engine']}: resume it there.")
-    can_be_set = [
-        p.name for p in signature(fit if offline else train).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    settings = {name: config[name] for name in can_be_set if name in config}
+        raise ValueError(
+            f"{out} samples with an engine made in Python, {config['engine']!r}: resume it there."
+        )
+    ours = {"out", "resume", "quiet", "engine", "reference"}
+    loop = fit if offline else train
+    can_be_set = {p.name for p in signature(loop).parameters.values() if p.kind is p.KEYWORD_ONLY} - ours
+    hints = {name: kind for name, kind in get_type_hints(loop).items() if name in can_be_set}
+    counted = {int: documents.Count, int | None: documents.Count | None}  # every whole number but the seed
+    hints = {name: counted.get(kind, kind) for name, kind in hints.items()} | {"seed": int}
+    settings = {}
+    for file, content in (("config.json", config), ("budget.json", budget)):
+        known = {name: kind for name, kind in hints.items() if name in content}
+        documents.checked(content, known, str(out / file))
+        settings |= {name: content[name] for name in known}
     if longer:
-        budget = {name: value for name, value in budget.items() if name not in ("steps", "tokens")} | longer
-    settings |= budget
+        settings = {
+            name: value for name, value in settings.items() if name not in ("steps", "tokens")
+        } | longer
+    if not offline and not {"steps", "tokens"} & settings.keys():
+        raise ValueError(f"{out / 'budget.json'} has neither steps nor tokens: say --steps N or --tokens N.")
     model = loaded(method, config["policy"], dtype=config.get("dtype"), lora=config.get("lora"))
     run = go(method, model, data, out, resume=True, quiet=options.quiet or hidden(), **settings)
     if run.history[-1]["step"] == int(last.name.removeprefix("step-")):

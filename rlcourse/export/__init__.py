@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlcourse.export import openrlhf, trl, verl
 from rlcourse.export.experiment import Experiment
-from rlcourse.lm.loading import POCKETS
+from rlcourse.lm.loading import POCKETS, checkpoints
 
 LIBRARIES = {"trl": trl, "verl": verl, "openrlhf": openrlhf}
 
@@ -30,6 +30,21 @@ class Exported:
     differences: list[str]
 
 
+def empty_of_runs(given: str | Path) -> Path:
+    """A folder to write into, and not that of a run, a model or a comparison: those are told by files that would be
+    mixed with ours."""
+    folder = Path(given)
+    if not str(given).strip() or folder.is_file():
+        raise ValueError(f"{str(given)!r} names no folder to write into: give another one")
+    theirs = [name for name in ("compare.json", "budget.json", "config.json") if (folder / name).exists()]
+    if theirs or checkpoints(folder):
+        raise ValueError(
+            f"{folder} holds a run, a model or a comparison already, with its {(*theirs, 'checkpoint')[0]}: export "
+            "into a folder of its own"
+        )
+    return folder
+
+
 def export(config: dict | str | Path, to: str, folder: str | Path, data: Sequence = ()) -> Exported:
     """Write a run for another library. `config` is the run's folder, its config.json, or what that holds.
 
@@ -39,7 +54,8 @@ def export(config: dict | str | Path, to: str, folder: str | Path, data: Sequenc
         near = difflib.get_close_matches(to.lower(), LIBRARIES, 1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(LIBRARIES)}"
         raise ValueError(f"no export to {to!r}: {hint}")
-    library, run, folder = LIBRARIES[to], Experiment.read(config), Path(folder)
+    library, run = LIBRARIES[to], Experiment.read(config)
+    folder = empty_of_runs(folder)
     if why := library.lacks(run.method):
         names = ", ".join(library.METHODS)
         raise ValueError(

@@ -14,11 +14,25 @@ from pathlib import Path
 
 import torch
 
+from rlcourse import documents
 from rlcourse.lm import Rollout, checkpoints, pockets
 from rlcourse.methods.corrections import TIS, Correction
 from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.training import named
+from rlcourse.training.run import REMEDY
 from rlcourse.training.seeds import stream
+
+# what the other libraries have to be told
+NEEDED = {"policy": str, "method": str, "seed": int, "lr": float, "max_grad_norm": float}
+ONLINE = {
+    "task": str,
+    "responses": documents.Count,
+    "temperature": float,
+    "max_tokens": documents.Count,
+    "steps": documents.Count | None,
+    "processes": documents.Count | None,
+}
+OFFLINE = {"epochs": documents.Count, "batch": documents.Count}
 
 
 @dataclass
@@ -33,7 +47,7 @@ class Experiment:
 
     @classmethod
     def read(cls, config: dict | str | Path) -> Experiment:
-        made = None
+        made, where = None, "the config"
         if not isinstance(config, dict):
             folder = Path(config).parent if Path(config).is_file() else Path(config)
             if not (folder / "config.json").exists():
@@ -41,9 +55,11 @@ class Experiment:
                     f"{folder} holds no config.json: give the folder of a run, the one that out= named"
                 )
             budget, metrics = folder / "budget.json", folder / "metrics.jsonl"
-            config = json.loads((folder / "config.json").read_text())
-            config |= json.loads(budget.read_text()) if budget.exists() else {}
-            made = len(metrics.read_text().splitlines()) if metrics.exists() else None
+            where = str(folder / "config.json")
+            config = documents.read(folder / "config.json")
+            config |= documents.read(budget) if budget.exists() else {}
+            made = len(documents.lines(metrics, {}, REMEDY))
+        documents.checked(config, NEEDED, where)
         run = cls(config, named.method(config["method"]))
         while isinstance(wrapped := run.method, Correction):
             run.method = wrapped.method
@@ -51,6 +67,7 @@ class Experiment:
                 run.cap = wrapped.cap
             else:
                 run.notes.append(f"{type(wrapped).__name__} is left out: an update chooses its experts anew")
+        documents.checked(config, ONLINE if run.online else OFFLINE, where)
         run.steps = config.get("steps") or made or run.steps
         if run.online:
             if not config.get("steps"):
@@ -82,7 +99,7 @@ class Experiment:
 
     @property
     def processes(self) -> int:
-        return self.config.get("processes", 1)
+        return self.config.get("processes") or 1
 
     # ---- one step, in prompts and in responses: what is counted differs by library
 

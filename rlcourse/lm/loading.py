@@ -37,11 +37,22 @@ def made() -> list[str]:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """Of a run, in the order of their steps: folders of exactly the name that a run gives them. A reader's copy,
-    `step-000040-best`, is theirs: it is neither read for the run's nor ever deleted."""
+    `step-000040-best`, is theirs: it is neither read for the run's nor ever deleted. And so is one with a name like
+    ours, if its record says another step than its name."""
     ours = re.compile(r"step-(\d{6}|[1-9]\d{6,})")
     named = {each: ours.fullmatch(each.name) for each in Path(folder).glob("step-*") if each.is_dir()}
     found = {int(name[1]): each for each, name in named.items() if name}
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found) if recorded_step(found[step]) in (step, None)]
+
+
+def recorded_step(checkpoint: Path) -> int | None:
+    """What its record says, None where that cannot be read. It begins with it: the rest grows with the run."""
+    try:
+        with (checkpoint / "record.json").open("rb") as file:
+            begins = re.match(rb'\s*{\s*"format":\s*\d+,\s*"step":\s*(\d+)\b', file.read(200))
+    except OSError:
+        return None
+    return int(begins[1]) if begins else None
 
 
 def load_policy(

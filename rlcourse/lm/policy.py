@@ -411,9 +411,8 @@ class Policy:
     def _why_nan(self) -> str:
         """What is wrong with a model whose probabilities are no numbers. It reads all weights: for when it is sure."""
         for name, weight in self.model.named_parameters():
-            weight = (
-                weight.to_local() if hasattr(weight, "to_local") else weight
-            )  # of a divided model its part
+            # of a divided model, this process's part
+            weight = weight.to_local() if hasattr(weight, "to_local") else weight
             if not weight.isfinite().all():
                 number = weight[~weight.isfinite()][0].item()
                 return (

@@ -8,11 +8,12 @@ are safetensors, the rest is JSON; nothing is ever unpickled.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlcourse import documents
 from rlcourse.lm import Policy, Scorer, checkpoints
+from rlcourse.lm.loading import recorded_step
 from rlcourse.training.precision import masters, publish, whole
 
 FORMAT = 2
+REMEDY = "Put a copy of the checkpoint back, or begin the run again in another folder."
 
 
 def save(
@@ -43,7 +47,8 @@ def save(
     with said(out, f"Step {step}", draft):
         if writes:
             for leftover in out.glob(".draft-*"):  # of a process that was killed while it wrote
-                shutil.rmtree(leftover)
+                if re.fullmatch(r"\.draft-\d+", leftover.name) and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
             draft.mkdir(parents=True)
             _describe(_policy(model), draft)
         for name, tensors in _contents(model, optimizer, state):
@@ -52,11 +57,16 @@ def save(
                 save_file(tensors, draft / f"{name}.safetensors", metadata={"format": "pt"})
         if not writes:
             return
-        (draft / "record.json").write_text(json.dumps({"format": FORMAT, "step": step} | record))
-        shutil.rmtree(final, ignore_errors=True)
+        (draft / "record.json").write_text(documents.text({"format": FORMAT, "step": step} | record))
+        if os.path.lexists(final):  # this run has not been here before: it is a reader's, and kept for them
+            aside = (final.with_name(f"{final.name}-not-of-this-run-{n}") for n in count(1))
+            final.rename(next(name for name in aside if not os.path.lexists(name)))
         draft.rename(final)
-    for older in checkpoints(out)[:-1]:
-        shutil.rmtree(older)
+    for older in checkpoints(out):
+        # only what says itself that it is an earlier step; and no link, which the run does not make
+        if not older.is_symlink() and (theirs := recorded_step(older)) is not None and theirs < step:
+            older.rename(draft)  # so that a kill leaves no half of it under its name
+            shutil.rmtree(draft)
 
 
 @contextmanager
@@ -75,6 +85,7 @@ def said(out: Path, what: str, draft: Path | None = None) -> Iterator[None]:
 
 def load(folder: Path, model: Policy | Scorer, optimizer: torch.optim.Optimizer, state: dict) -> dict:
     """Put everything back in place; the record is returned."""
+    found = record(folder)
     policy = _policy(model)
     if trained := _adapter(policy):
         _fill(policy.model, folder / "adapter.safetensors", trained)
@@ -82,25 +93,76 @@ def load(folder: Path, model: Policy | Scorer, optimizer: torch.optim.Optimizer,
         _fill(policy.model, folder / "model.safetensors")
     if isinstance(model, Scorer):
         _fill(model.head, folder / "score_head.safetensors")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    twins, slots = masters(optimizer), {}
-    for name, value in load_file(folder / "optimizer.safetensors").items():
-        i, key = name.split(".", 1)
-        if value.dim():  # all but Adam's count of its steps
-            value = _placed(value, parameters[int(i)])
-        if key == "master":
-            twins[int(i)].data.copy_(value)
-        else:
-            slots.setdefault(int(i), {})[key] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    publish(optimizer)
+    _remember(optimizer, folder / "optimizer.safetensors")
     for name, part in state.items():
         file = folder / f"{name}.safetensors"
         if isinstance(part, nn.Module):
             _fill(part, file)
+            continue
+        values = _read(file)
+        if values.keys() != {""} or values[""].shape != part.shape:
+            raise ValueError(f"{file} holds another method's {name}. {REMEDY}")
+        part.copy_(values[""])
+    return found
+
+
+def record(folder: Path) -> dict:
+    """What a checkpoint says of its run, all of it as it was when it was written."""
+    file = folder / "record.json"
+    found = documents.read(file, {"format": int}, REMEDY)
+    if found["format"] != FORMAT:
+        raise ValueError(
+            f"{folder.parent} was written in format {found['format']} of run folders, by another version of "
+            f"rlcourse; this one reads {FORMAT}. Start the run again with another out=."
+        )
+    needs = {"step": documents.Count, "config": dict, "history": list, "samples": dict}
+    documents.checked(found, needs, str(file), REMEDY)
+    found["history"] = [documents.row(row, f"the history in {file}", REMEDY) for row in found["history"]]
+    if [row["step"] for row in found["history"]] != [*range(1, found["step"] + 1)]:
+        raise ValueError(f"{file} is broken: its history is not of {found['step']} steps. {REMEDY}")
+    try:
+        found["samples"] = {
+            int(step): [(answer, right) for answer, right in pairs]
+            for step, pairs in found["samples"].items()
+        }
+    except (ValueError, TypeError):
+        raise ValueError(f"{file} is broken: its samples are no answers by step. {REMEDY}") from None
+    return found
+
+
+def _remember(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Adam's averages of each weight, and the float32 masters of weights that are not."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    twins, slots, found = masters(optimizer), {}, set()
+    for name, value in _read(file).items():
+        place, _, key = name.partition(".")
+        i = int(place) if place.isdecimal() else len(parameters)
+        if i >= len(parameters) or value.shape != (() if key == "step" else parameters[i].shape):
+            raise ValueError(
+                f"{file} holds the optimizer of another model: {name!r} {[*value.shape]}. {REMEDY}"
+            )
+        if key != "step":
+            value = _placed(value, parameters[i])
+        if key == "master" and i in twins:
+            twins[i].data.copy_(value)
+            found.add(i)
         else:
-            part.copy_(load_file(file)[""])
-    return json.loads((folder / "record.json").read_text())
+            slots.setdefault(i, {})[key] = value
+    if found != twins.keys() or any(
+        slot.keys() != {"step", "exp_avg", "exp_avg_sq"} for slot in slots.values()
+    ):
+        raise ValueError(f"{file} lacks some of what the optimizer remembers, or holds more. {REMEDY}")
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    publish(optimizer)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}. {REMEDY}"
+        ) from None
 
 
 def _policy(model: Policy | Scorer) -> Policy:
@@ -145,7 +207,7 @@ def _contents(
 
 def _fill(module: nn.Module, file: Path, wanted: Collection[str] | None = None) -> None:
     own = module.state_dict(keep_vars=True)
-    found = {name: _placed(value, own.get(name)) for name, value in load_file(file).items()}
+    found = {name: _placed(value, own.get(name)) for name, value in _read(file).items()}
     # strict=False: a tied head is stored once, under the name of the embedding that it shares
     try:
         missing, unexpected = module.load_state_dict(found, strict=False)

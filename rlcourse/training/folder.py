@@ -5,26 +5,41 @@
     metrics.jsonl   a line a step
     samples.jsonl   a line for each answer to a watched prompt
     step-000100/    the newest checkpoint: a model that `load_policy` takes, with all that a resumed run needs
+    .lock           held by the one process that may write here; after it, however it ended, it says nothing
 
 Files are replaced whole, or grow by whole lines.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
+import os
+import platform
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
+from rlcourse import documents
 from rlcourse.lm import Policy, Scorer, checkpoints
 from rlcourse.training import checkpoint
-from rlcourse.training.processes import Alone
+from rlcourse.training.processes import Alone, first
 from rlcourse.training.run import Run
 
 FREE = ("rlcourse",)  # of the config: a newer version may go on with an older one's run
+HELD: set[tuple[Path, int]] = set()  # the folders that this process writes, and in which thread
+# what stands in a folder before the first step
+BEGINNINGS = {f"{name}.json" for name in ("config", "budget", "compare", "before")} | {
+    f"{name}.jsonl" for name in ("metrics", "samples", "data")
+}
 
 
 def described(thing) -> str:
@@ -50,6 +65,93 @@ def fingerprint(policy: Policy | None) -> str | None:
     return hashlib.sha256(torch.cat(few).numpy().tobytes()).hexdigest()[:12]
 
 
+# ---- one writer at a time
+
+
+def one_writer(loop: Callable) -> Callable:
+    """A loop that writes into `out`, and is alone in it."""
+
+    @functools.wraps(loop)
+    def alone(*given, out: str | Path | None = None, **settings):
+        with writing(out):
+            return loop(*given, out=out, **settings)
+
+    return alone
+
+
+@contextmanager
+def writing(out: str | Path | None, fresh: bool = False) -> Iterator[None]:
+    """Inside, no other process writes there. A folder that an error leaves before its first step is taken away
+    again, if it was made here or, `fresh`, just before."""
+    if out is not None and not str(out).strip():
+        raise ValueError(
+            f"out={str(out)!r} names no folder: give it a name, or leave out= away to keep nothing"
+        )
+    if out is not None and Path(out).is_file():
+        raise ValueError(f"{out} is a file, and out= names a folder: give another one")
+    if out is None or not first():  # of several processes the first writes for all
+        yield
+        return
+    folder = Path(out)
+    me = folder.resolve(), threading.get_ident()
+    if me in HELD:
+        yield
+        return
+    made = [each for each in (folder, *folder.parents) if not each.exists()] or [folder] * fresh
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    known, lock = file.exists(), FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{out} is being written by another process{_writer(file)}: wait until it has ended, or give another "
+            "folder."
+        ) from None
+    except (OSError, NotImplementedError) as error:  # a disk without locks is no reason to keep nothing
+        if getattr(error, "errno", errno.ENOSYS) not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    HELD.add(me)
+    try:
+        with suppress(OSError):
+            file.write_text(f"{os.getpid()} on {platform.node()}\n")
+        yield
+    except Exception:
+        if not known:
+            file.unlink(missing_ok=True)
+        if made:
+            _take_away(folder)
+            for each in made:
+                with suppress(OSError):  # it holds something
+                    each.rmdir()
+        raise
+    finally:
+        HELD.discard(me)
+        lock.release()
+
+
+def _writer(file: Path) -> str:
+    """Which process it is, if the lock says so."""
+    with suppress(OSError, ValueError):
+        if found := re.match(r"\d+ on [\w.-]+", file.read_text()):
+            return f" ({found[0]})"
+    return ""
+
+
+def _take_away(folder: Path) -> None:
+    """What was written before the first step, if there is nothing else."""
+    board = [*folder.glob("tensorboard/events.out.tfevents*")]
+    ours = [each for each in folder.iterdir() if each.name.removeprefix(".") in BEGINNINGS]
+    others = {*folder.rglob("*")} - {*ours, *board, *(each.parent for each in board)}
+    begun = folder / "metrics.jsonl"
+    if others or begun.exists() and begun.stat().st_size:
+        return
+    for each in (*ours, *board):
+        each.unlink()
+    for each in {each.parent for each in board}:
+        each.rmdir()
+
+
 class Folder:
     """Keeps a run on disk. Without a path nothing is kept; of several processes only the first writes."""
 
@@ -60,7 +162,7 @@ class Folder:
         self.run, self.budget, self.processes = run, budget, processes
         config = {"rlcourse": version("rlcourse")} | config | {"processes": processes.size}
         # through JSON, so that it reads the same from the file
-        run.config = self.config = json.loads(json.dumps(config))
+        run.config = self.config = json.loads(documents.text(config))
         self.writes = self.path is not None and processes.rank == 0
         self.tensorboard, self.board = tensorboard, None
 
@@ -75,14 +177,14 @@ class Folder:
                 "another out= keeps both."
             )
         theirs = self.path and self.path / "config.json"
-        if theirs and theirs.exists() and "rlcourse" not in json.loads(theirs.read_text()):
+        if theirs and theirs.exists() and "rlcourse" not in documents.read(theirs):
             raise ValueError(f"{theirs} is a model's, and a run would overwrite it: give another out=.")
         step, run = 0, self.run
         if found:
-            self._check(json.loads((found[-1] / "record.json").read_text()))
+            self._check(checkpoint.record(found[-1])["config"])
             record = checkpoint.load(found[-1], model, optimizer, state)
             step, run.history[:] = record["step"], record["history"]
-            run.samples.update({int(k): [tuple(pair) for pair in v] for k, v in record["samples"].items()})
+            run.samples.update(record["samples"])
         if len(stand := set(self.processes.gather(step))) > 1:
             raise ValueError(
                 f"the processes found checkpoints of different steps, {sorted(stand)}: {self.path} has to be on a "
@@ -90,9 +192,9 @@ class Folder:
             )
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write("config.json", json.dumps(self.config, indent=1) + "\n")
-            self._write("budget.json", json.dumps(self.budget, indent=1) + "\n")
-            self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in run.history))
+            self._write("config.json", documents.text(self.config, indent=1) + "\n")
+            self._write("budget.json", documents.text(self.budget, indent=1) + "\n")
+            self._write("metrics.jsonl", "".join(documents.text(row) + "\n" for row in run.history))
             self._write("samples.jsonl", "".join(map(self._answers, run.samples)))
         if self.tensorboard and self.processes.rank == 0:
             self.board = self._board()
@@ -101,7 +203,7 @@ class Folder:
     def note(self, row: dict) -> None:
         """A step is done."""
         self.run.history.append(row)
-        self._append("metrics.jsonl", json.dumps(row) + "\n")
+        self._append("metrics.jsonl", documents.text(row) + "\n")
         for name, value in row.items() if self.board else ():
             self.board.add_scalar(name, value, row["step"])
 
@@ -136,13 +238,7 @@ class Folder:
             draft.write_text(text)
             draft.replace(self.path / name)
 
-    def _check(self, record: dict) -> None:
-        if record["format"] != checkpoint.FORMAT:
-            raise ValueError(
-                f"{self.path} was written in format {record['format']} of run folders, by another version of "
-                f"rlcourse; this one reads {checkpoint.FORMAT}. Start the run again with another out=."
-            )
-        theirs = record["config"]
+    def _check(self, theirs: dict) -> None:
         for name in self.config:
             if name in FREE or theirs.get(name) == self.config[name]:
                 continue

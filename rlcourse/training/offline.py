@@ -23,7 +23,7 @@ from rlcourse.lm import Policy, Rollout, Scorer
 from rlcourse.methods.offline import OfflineMethod
 from rlcourse.tensors import only
 from rlcourse.training import precision
-from rlcourse.training.folder import Folder, described, fingerprint, settings
+from rlcourse.training.folder import Folder, described, fingerprint, one_writer, settings
 from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, parts, team
 from rlcourse.training.progress import Progress
@@ -35,6 +35,7 @@ from rlcourse.training.seeds import stream
 FITTED: WeakKeyDictionary = WeakKeyDictionary()
 
 
+@one_writer
 def fit(
     model: Policy | Scorer,
     data: Sequence,
@@ -79,7 +80,7 @@ def fit(
             warnings.warn(
                 f"{name} has been fitted to this very model already; training goes on from there. "
                 "For a fresh start load it again, or fit a copy().",
-                stacklevel=2,
+                stacklevel=3,
             )
     lr = lr if lr is not None else method.pocket_lr if policy.pocket else method.lr
 

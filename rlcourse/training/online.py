@@ -28,7 +28,7 @@ from rlcourse.methods.protocol import OnlineMethod
 from rlcourse.tasks.ask import ask, suited
 from rlcourse.tensors import entropy, masked_mean, only, token_logprobs
 from rlcourse.training import precision
-from rlcourse.training.folder import Folder, described, fingerprint, settings
+from rlcourse.training.folder import Folder, described, fingerprint, one_writer, settings
 from rlcourse.training.presets import positive, preset
 from rlcourse.training.processes import ALONE, Alone, first, team
 from rlcourse.training.progress import Progress
@@ -38,6 +38,7 @@ from rlcourse.training.seeds import stream
 STEPS = " steps"  # how an entry of `policy.trained` ends that `train` has made
 
 
+@one_writer
 def train(
     policy: Policy,
     task,
@@ -101,7 +102,7 @@ def train(
         warnings.warn(
             f"this policy has been trained already ({', '.join(again)}); training goes on from there. "
             "For a fresh start load it again, or train a policy.copy() from before.",
-            stacklevel=2,
+            stacklevel=3,
         )
     if reference is None and "ref_logp" in method.needs:
         fresh = policy.adapted and not policy.trained  # an adapter that has learned nothing yet is no change
@@ -180,7 +181,7 @@ def train(
             f"stopped at step {step}: {type(method).__name__} kept none of the {last['prompts_drawn']} "
             f"prompts that it was offered, of whose answers {last['correct']:.0%} were right. There is "
             "nothing left to learn from at this difficulty.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return run
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlcourse import documents
 from rlcourse.lm import Policy, Scorer
 from rlcourse.terminal import visible
 from rlcourse.training import named
+
+REMEDY = "`rlcourse resume` writes the file anew from the checkpoint; or take the line out."
 
 
 @dataclass
@@ -35,10 +37,12 @@ class Run:
         folder = Path(folder)
         if not (folder / "config.json").exists() or not (folder / "metrics.jsonl").exists():
             raise ValueError(f"{folder} holds no run: there is no config.json with a metrics.jsonl in it")
-        config = json.loads((folder / "config.json").read_text())
+        config = documents.read(folder / "config.json", {"method": str, "task": str | None, "seed": int})
+        metrics = folder / "metrics.jsonl"
         samples: dict = {}
         prompts: dict = {}  # by step, so that one that is asked twice counts twice
-        for line in _whole_lines(folder / "samples.jsonl"):
+        answer = {"step": int, "prompt": str, "answer": str, "correct": bool | None}
+        for line in documents.lines(folder / "samples.jsonl", answer, REMEDY):
             samples.setdefault(line["step"], []).append((line["answer"], line["correct"]))
             prompts.setdefault(line["step"], []).append(line["prompt"])
         return Run(
@@ -46,7 +50,10 @@ class Run:
             task=_remade(named.task, config.get("task")),
             method=_remade(named.method, config["method"]),
             seed=config["seed"],
-            history=_whole_lines(folder / "metrics.jsonl"),
+            history=[
+                documents.row(line, f"line {number} of {metrics}", REMEDY)
+                for number, line in enumerate(documents.lines(metrics, {}, REMEDY), 1)
+            ],
             prompts=prompts[min(prompts)] if prompts else [],
             samples=samples,
             config=config,
@@ -84,7 +91,7 @@ class Run:
     def mean(self, name: str, last: int = 10) -> float:
         """The mean over the last steps that have this number: one step's is noisy."""
         values = [value for value in self.column(name) if value == value][-last:]
-        return sum(values) / len(values)
+        return sum(values) / len(values) if values else float("nan")
 
     def plot(self, *names: str, against: str = "step", also: dict[str, Run] | None = None, smooth: int = 5):
         """One panel a metric. `also` draws other runs beside this one, by name."""
@@ -160,12 +167,6 @@ LABELS = {
     "reference_kl": "reference point z (nats)",
     "examples": "examples",
 }
-
-
-def _whole_lines(file: Path) -> list[dict]:
-    """Every line of a JSONL file but a last one that a kill has cut."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _remade(make: Callable, text: str | None):
