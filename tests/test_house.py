@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # An import goes to the right in this list, or stays in its own package.
 ORDER = [
     *("cli", "practice", "explore", "bookmaking", "export", "training", "evaluate"),
-    *("methods", "tasks", "lm", "kl", "tensors", "door"),
+    *("methods", "tasks", "lm", "kl", "tensors", "terminal", "door"),
 ]
 
 
