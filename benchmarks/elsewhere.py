@@ -1,7 +1,7 @@
 """Is it true on another machine? The numeric tests and all notebooks, under other roundings and other seeds.
 
     python benchmarks/elsewhere.py                       what is not there yet: hours, and it may be stopped at any time
-    python benchmarks/elsewhere.py --settings avx2 book/chapters/13_grpo.md        only this
+    python benchmarks/elsewhere.py book/chapters/13_grpo.md --settings avx2        only this
     python benchmarks/elsewhere.py --report              what the pieces that are there say
     python benchmarks/elsewhere.py --record              the same, into benchmarks/evidence/elsewhere.json
 
