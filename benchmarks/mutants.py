@@ -30,7 +30,7 @@ from pathlib import Path
 
 from rlcourse.bookmaking import atomic
 from rlcourse.bookmaking.evidence import as_text
-from rlcourse.bookmaking.stamps import ROOT, fingerprint
+from rlcourse.bookmaking.stamps import ROOT, changed, fingerprint, stamp
 
 STATE = ROOT / "runs" / "mutants"
 SCORES, EQUIVALENT = (
@@ -53,7 +53,7 @@ TESTS = {
     "rlcourse/tensors.py": FORMULAS,
     "rlcourse/kl.py": FORMULAS,
     "rlcourse/methods/[a-z]*.py": [*FORMULAS, "fit"],
-    "rlcourse/export/*.py": ["export", "cli"],
+    "rlcourse/export/*.py": ["export_fields", "export"],
     "rlcourse/practice/memory.py": ["memory"],
     "rlcourse/bookmaking/claims.py": ["claims"],
     "rlcourse/bookmaking/evidence.py": ["bookmaking"],
@@ -331,18 +331,13 @@ def measure(file: str, folder: Path, until: float) -> dict:
 def calls(name: str, folder: Path) -> dict[str, tuple[list[str], float]]:
     """Of the tests that pass as it is, the functions that they call and their seconds."""
     kept, file = STATE / f"calls-{name}.json", f"tests/test_{name}.py"
-    of = [
-        fingerprint(path.relative_to(ROOT).as_posix(), ROOT) for path in sorted(ROOT.glob("rlcourse/**/*.py"))
-    ]
-    of.append(fingerprint(file, ROOT))
-    known = json.loads(kept.read_text()) if kept.exists() else {}
-    if known.get("of") != of:
+    known = json.loads(kept.read_text()) if kept.exists() else {"stamp": {}}
+    if changed(known["stamp"], ROOT) or not known["stamp"]:
         run_tests(folder, [file], 900, Watch(folder=folder))
         told = json.loads((folder / "told.json").read_text())
-        known = {
-            "of": of,
-            "calls": {test: (told["called"][test], told["seconds"][test]) for test in told["called"]},
-        }
+        called = {test: (functions, told["seconds"][test]) for test, functions in told["called"].items()}
+        files = {each.split(":")[0] for functions, _ in called.values() for each in functions}
+        known = {"stamp": stamp({file, *files}, ROOT), "calls": called}
         atomic.write(kept, json.dumps(known))
     return known["calls"]
 
