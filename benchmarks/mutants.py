@@ -56,9 +56,9 @@ TESTS = {
     "rlcourse/export/*.py": ["export_fields", "export"],
     "rlcourse/practice/memory.py": ["memory"],
     "rlcourse/bookmaking/claims.py": ["claims"],
-    "rlcourse/bookmaking/evidence.py": ["bookmaking"],
-    "rlcourse/bookmaking/stamps.py": ["bookmaking"],
-    "rlcourse/bookmaking/show.py": ["bookmaking"],
+    "rlcourse/bookmaking/evidence.py": ["stamps", "bookmaking"],
+    "rlcourse/bookmaking/stamps.py": ["stamps", "bookmaking"],
+    "rlcourse/bookmaking/show.py": ["stamps", "bookmaking"],
 }
 
 # ---- the mutants of a file
