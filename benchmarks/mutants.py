@@ -17,6 +17,7 @@ import argparse
 import ast
 import gc
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -46,6 +47,7 @@ FORMULAS = [
     "ppo_family",
     "methods",
     "preferences",
+    "defaults",
     "properties",
     "enumeration",
 ]
@@ -70,7 +72,7 @@ OTHER = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
-LONG = 5  # seconds: a mutant that only a longer test would see counts as one that survives
+BUDGET = 15.0  # seconds of tests, the quickest first: what only others would see counts as one that survives
 # What is told to people or to a type checker, and what is in no formula.
 LEFT_OUT = (ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr)
 UNSEEN = ("annotation", "returns", "decorator_list")
@@ -320,12 +322,10 @@ def measure(file: str, folder: Path, until: float) -> dict:
             continue
         # what no test calls, as what stands outside of functions, is run with every test that calls the file
         chosen = [test for test, (functions, _) in calling.items() if where in functions] or list(calling)
-        chosen = sorted(
-            (test for test in chosen if calling[test][1] < LONG), key=lambda test: calling[test][1]
-        )
+        chosen = within_budget({test: calling[test][1] for test in chosen})
         copy.write_text(text)
         files = list(dict.fromkeys(test.split("::")[0] for test in chosen))
-        limit = 20 + 3 * int(sum(calling[test][1] for test in chosen))
+        limit = 20 + 3 * int(BUDGET)
         code = run_tests(folder, files, limit, Watch(chosen), shapes=False)
         if code == 0:
             code = run_tests(folder, files, limit, Watch(chosen))
@@ -337,6 +337,13 @@ def measure(file: str, folder: Path, until: float) -> dict:
         atomic.write(kept, json.dumps(known, indent=1))
     copy.write_text(source)
     return known
+
+
+def within_budget(seconds: dict[str, float]) -> list[str]:
+    """The quickest of these tests, as many as the budget allows, and one at least."""
+    order = sorted(seconds, key=seconds.get)
+    spent = itertools.accumulate(seconds[test] for test in order)
+    return [test for test, so_far in zip(order, spent) if so_far <= BUDGET] or order[:1]
 
 
 def calls(name: str, folder: Path) -> dict[str, tuple[list[str], float]]:

@@ -166,3 +166,9 @@ def test_every_reason_stands_with_a_file_that_is_scored():
     }
     assert set(reasons) <= scored
     assert all(len(reason) > 10 for why in reasons.values() for reason in why.values())
+
+
+def test_the_quickest_tests_are_run_until_their_time_is_up(monkeypatch):
+    monkeypatch.setattr(mutants, "BUDGET", 1.0)
+    assert mutants.within_budget({"a": 0.5, "b": 0.1, "c": 0.7, "d": 0.3}) == ["b", "d", "a"]
+    assert mutants.within_budget({"a": 2.0, "b": 3.0}) == ["a"]
