@@ -35,28 +35,20 @@ from rlcourse.bookmaking.evidence import as_text
 from rlcourse.bookmaking.stamps import ROOT, changed, fingerprint, stamp
 
 STATE = ROOT / "runs" / "mutants"
-SCORES, EQUIVALENT = (
-    ROOT / "benchmarks" / "evidence" / "mutants.json",
-    ROOT / "benchmarks" / "equivalent.json",
-)
+SCORES = ROOT / "benchmarks" / "evidence" / "mutants.json"
+EQUIVALENT = ROOT / "benchmarks" / "equivalent.json"
 
-FORMULAS = [
-    "tensors",
-    "kl",
-    "grpo_family",
-    "ppo_family",
-    "methods",
-    "preferences",
-    "defaults",
-    "properties",
-    "enumeration",
-]
-FORMULAS += ["verl", "trl"]
+FORMULAS = ["tensors", "kl", "grpo_family", "ppo_family", "methods", "preferences", "defaults"]
+FORMULAS += ["properties", "enumeration", "verl", "trl"]
 TESTS = {
     "rlcourse/tensors.py": FORMULAS,
     "rlcourse/kl.py": FORMULAS,
-    "rlcourse/methods/[a-z]*.py": [*FORMULAS, "fit"],
-    "rlcourse/export/*.py": ["export_fields", "export"],
+    **{
+        f"rlcourse/methods/{name}.py": [*FORMULAS, "fit"]
+        for name in ("dpo", "kto", "offline", "reward_model", "sft")
+    },
+    "rlcourse/methods/[a-z]*.py": FORMULAS,
+    "rlcourse/export/*.py": ["exported", "export_fields", "export"],
     "rlcourse/practice/memory.py": ["memory"],
     "rlcourse/bookmaking/claims.py": ["claims"],
     "rlcourse/bookmaking/evidence.py": ["stamps", "bookmaking"],
@@ -383,7 +375,9 @@ def main() -> int:
     given = parser.parse_args()
     until = time.time() + given.seconds
     scores = json.loads(SCORES.read_text()) if SCORES.exists() else {"result": {}, "stamp": {}}
-    every = [path.relative_to(ROOT).as_posix() for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
+    every = dict.fromkeys(
+        path.relative_to(ROOT).as_posix() for pattern in TESTS for path in sorted(ROOT.glob(pattern))
+    )
     files = given.files or [file for file in every if scores["stamp"].get(file) != fingerprint(file, ROOT)]
     import_what_is_not_ours()
     with tempfile.TemporaryDirectory() as folder:
