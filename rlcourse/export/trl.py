@@ -171,7 +171,7 @@ def files(run: Experiment, sheet: Sheet) -> dict[str, str]:
     imports = "from trl.rewards import get_soft_overlong_punishment\n" * bool(run.overlong)
     script = SCRIPT.format(
         head=sheet.head,
-        version=VERSION.replace("TRL ", "trl=="),
+        version=VERSION.replace("TRL ", "trl==") + " peft" * bool(run.adapter),
         trainer=trainer,
         imports=imports + "\nfrom reward import reward\n" * run.online,
         model=f"str({beside(run.model)})",
