@@ -223,7 +223,9 @@ def run_tests(folder: Path, files: list[str], limit: int, watch: Watch, shapes: 
     """
     child = os.fork()
     if child == 0:
-        signal.alarm(limit)  # whose handling by default is death
+        # of the processor's time, for a busy machine is no failure; the signals' handling by default is death
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.alarm(10 * limit)  # for what waits for ever
         output = os.open(folder / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(output, 1), os.dup2(output, 2)
         sys.dont_write_bytecode = bool(watch.wanted)  # a mutant's would outlive it
@@ -244,7 +246,7 @@ def run_tests(folder: Path, files: list[str], limit: int, watch: Watch, shapes: 
         (folder / "told.json").write_text(json.dumps({"called": called, "seconds": watch.seconds}))
         os._exit(code)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return None if status == -signal.SIGALRM else status
+    return None if status in (-signal.SIGPROF, -signal.SIGALRM) else status
 
 
 def import_what_is_not_ours() -> None:
