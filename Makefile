@@ -73,6 +73,10 @@ falsify: $(dev)  ## take the line that a chapter is about out of its method: whi
 reproduce: $(dev)  ## after a change that should change no number: does the evidence come out to the same digits?
 	$(python) benchmarks/reproduce.py
 
+.PHONY: mutants
+mutants: $(dev)  ## after a change of the library or its tests: which mistake would no test notice? (restartable)
+	$(python) benchmarks/mutants.py
+
 .PHONY: peers
 peers: .venv-peers/.ready $(dev)  ## compute again, with verl, what the tests compare ours with
 	.venv-peers/bin/python benchmarks/peers.py

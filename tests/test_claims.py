@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,51 @@ def test_it_prints_the_worst_that_was_measured_and_its_bound(measured, bounds, p
 def test_it_fails_at_the_bound_beyond_it_and_on_nan(measured, bounds):
     with pytest.raises(AssertionError, match="that does not hold"):
         claim("x", measured, **bounds)
+
+
+@pytest.mark.parametrize(
+    "measured", [0.2, 1, "said", [False], {"a": True}, torch.tensor([True, False]), torch.tensor(0.5), None]
+)
+def test_without_bounds_only_true_or_false_can_be_claimed(measured):
+    with pytest.raises(ValueError, match="is neither true nor false; say above= or below="):
+        claim("x", measured)
+
+
+def test_a_fact_may_come_from_numpy_or_torch(capsys):
+    claim("x", np.bool_(True))
+    claim("x", torch.tensor(True))
+    claim("x", (torch.zeros(2) == 0).all())
+    assert capsys.readouterr().out == "✓ x\n" * 3
+    with pytest.raises(AssertionError, match="that does not hold"):
+        claim("x", np.bool_(False))
+
+
+def test_of_a_dictionary_the_values_are_claimed_and_not_its_keys():
+    claim("x", {0.1: 0.9, 0.2: 0.8}, above=0.7)
+    with pytest.raises(AssertionError, match="0.1 > 0.5"):
+        claim("x", {1: 0.9, 2: [0.8, 0.1]}, above=0.5)
+
+
+def test_the_worst_is_the_one_nearest_to_either_bound(capsys):
+    claim("x", [0.5, 0.85, 0.2], above=0.0, below=1.0)
+    claim("x", [3, -4], below=10)
+    assert capsys.readouterr().out == "✓ x: 0 < 0.85 < 1\n✓ x: 3 < 10\n"
+
+
+def test_a_bound_of_0_is_a_bound():
+    with pytest.raises(AssertionError, match="-1 > 0"):
+        claim("x", -1.0, above=0)
+    with pytest.raises(AssertionError, match="1 < 0"):
+        claim("x", 1.0, below=0)
+    with pytest.raises(AssertionError, match="0 < -1 < 1"):
+        claim("x", -1.0, above=0, below=1)
+
+
+def test_what_is_noted_is_added_to_what_was_noted_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLCOURSE_CLAIMS", str(tmp_path / "claims.jsonl"))
+    (tmp_path / "claims.jsonl").write_text('{"says": "before"}\n')
+    claim("x", True)
+    assert (tmp_path / "claims.jsonl").read_text() == '{"says": "before"}\n{"says": "x", "holds": true}\n'
 
 
 def test_a_claim_about_nothing_is_an_error():

@@ -70,6 +70,15 @@ def test_exact_kl_takes_logits_of_any_level():
     torch.testing.assert_close(exact_kl(HALF + 3.0, REF - 5.0), tensor(0.143841))
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_exact_kl_sums_over_the_last_axis_however_many_stand_before_it(shape):
+    generator = torch.Generator().manual_seed(0)
+    logits, ref_logits = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    pairs = zip(logits.log_softmax(-1).view(-1, 5), ref_logits.log_softmax(-1).view(-1, 5))
+    by_row = torch.stack([kl(*pair) for pair in pairs]).view(shape[:-1])
+    torch.testing.assert_close(exact_kl(logits, ref_logits), by_row)
+
+
 def test_a_token_that_the_policy_never_plays_costs_nothing():
     # the rest is (1/2, 1/2) against (1/4, 1/4), the missing half of the reference going to the third: ln 2
     policy = tensor([0.0, 0.0, -math.inf])

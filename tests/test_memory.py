@@ -27,6 +27,7 @@ from rlcourse.practice.memory import (
     compute,
     memory,
     memory_widget,
+    readable,
 )
 
 # The parameters that each model's safetensors index on the Hub counts.
@@ -359,3 +360,145 @@ def test_the_widget_follows_its_choices():
     choices["model"].value = "Qwen2.5-0.5B"
     expected = memory("Qwen2.5-0.5B", "GRPO")._repr_html_() + compute("Qwen2.5-0.5B", "GRPO")._repr_html_()
     assert tables.value == expected
+
+
+# The whole tables, by hand
+
+# q = 6 x 16 = 96, k and v 2 x 16 = 32: a layer's matrices 48x96 + 2 48x32 + 96x48 + 3 48x80 = 23,808, two norms of 48;
+# two layers and a last norm 47,856; an embedding and an output layer of 50 x 48. LoRA: 832 numbers a layer and rank.
+# A layer keeps of a token, in bf16, 776 bytes for its norms, 536 for attention, 640 for the ffn; in fp32 3,488 in all.
+SMALL = dict(batch=3, prompt=5, response=2)
+POLICY, CRITIC, ADAPTER = 47_856 + 4_800, 47_856 + 2_400 + 48, 2 * 4 * 832
+KEPT = 21 * (2 * 48 * 2 + 776 + 536 + 640)
+
+
+def test_memory_of_ppo_by_hand_cell_by_cell():
+    table = memory(TINY, "PPO", **SMALL)
+    assert table.cells == {
+        "policy": {
+            "weights": 2 * POLICY, "gradients": 2 * POLICY, "moments": 8 * POLICY, "master": 4 * POLICY,
+            "activations": KEPT, "logits": 3 * 2 * 50 * (4 + 4), "KV cache": 21 * (2 * 2 * 32 * 2),
+        },
+        "critic": {
+            "weights": 2 * CRITIC, "gradients": 2 * CRITIC, "moments": 8 * CRITIC, "master": 4 * CRITIC,
+            "activations": KEPT,
+        },
+        "reference": {"weights": 2 * POLICY},
+        "reward": {"weights": 2 * CRITIC},
+    }  # fmt: skip
+    assert table.total == 1_951_104 and table.title == "PPO, bf16, ZeRO 0 on 1: memory of one device"
+    assert table.note == "At most 1.95 MB at one time: it samples, or it learns." and table.unit == "B"
+
+
+def test_memory_in_float32_has_no_second_copy_and_activations_of_twice_the_size():
+    row = memory(TINY, "DAPO", precision="fp32", checkpointing=False, **SMALL).cells["policy"]
+    assert row == {
+        "weights": 4 * POLICY, "gradients": 4 * POLICY, "moments": 8 * POLICY, "master": 0,
+        "activations": 21 * 2 * 3488, "logits": 2400, "KV cache": 21 * (2 * 2 * 32 * 4),
+    }  # fmt: skip
+
+
+def test_memory_with_lora_by_hand():
+    cells = memory(TINY, "PPO", lora=4, **SMALL).cells
+    assert cells["reference"] == {"weights": 0} and cells["reward"] == {"weights": 2 * CRITIC}
+    for name, parameters in (("policy", POLICY), ("critic", CRITIC)):
+        states = [cells[name][kind] for kind in STATES]
+        assert states == [2 * (parameters + ADAPTER), 2 * ADAPTER, 8 * ADAPTER, 4 * ADAPTER]
+
+
+def test_a_share_that_does_not_divide_is_rounded_up():
+    row = memory(TINY, "DAPO", zero=3, devices=5, **SMALL).cells["policy"]
+    assert [row[kind] for kind in STATES] == [21_063, 21_063, 84_250, 42_125]  # 105,312 / 5 = 21,062.4
+
+
+def test_arithmetic_of_ppo_by_hand_cell_by_cell():
+    # a token of the policy multiplies 47,856 + 2,400 weights, of a critic 47,856 + 48; it looks at 7 / 2 others
+    policy, critic = (21 * (2 * (47_856 + last) + 2 * 2 * 96 * 7) for last in (2_400, 48))
+    table = compute(TINY, "PPO", **SMALL)
+    assert table.cells == {
+        "policy": {"sampling": policy, "scoring": policy, "learning": 4 * policy},
+        "critic": {"sampling": 0, "scoring": critic, "learning": 4 * critic},
+        "reference": {"sampling": 0, "scoring": policy, "learning": 0},
+        "reward": {"sampling": 0, "scoring": critic, "learning": 0},
+    }
+    assert (table.title, table.unit) == ("PPO: arithmetic of one batch of 21 tokens", "FLOP")
+    spared = compute(TINY, "PPO", lora=4, **SMALL).cells
+    assert spared["policy"]["learning"] == 4 * policy - 21 * 2 * (47_856 + 2_400)
+    assert spared["critic"]["learning"] == 4 * critic - 21 * 2 * (47_856 + 48)
+    assert spared["policy"]["scoring"] == policy
+    pairs = compute(TINY, "DPO", **SMALL)
+    assert pairs.cells["policy"] == {"sampling": 0, "scoring": 0, "learning": 8 * policy}
+    assert pairs.cells["reference"]["scoring"] == 2 * policy and "42 tokens" in pairs.title
+
+
+def test_a_mixture_keeps_and_multiplies_what_its_experts_of_a_token_do():
+    # the same, with 3 experts of which 2 see a token, and a router of 48 x 3
+    shape = Architecture(48, 2, 6, 2, 80, 50, head_size=16, experts=3, experts_per_token=2)
+    assert shape.parameters - TINY.parameters == 2 * (2 * 3 * 48 * 80 + 48 * 3)
+    assert shape.activations(2) == 776 + 536 + 2 * 2 * (4 * 80 + 2 * 48)
+    assert shape.forward(1, 0) - TINY.forward(1, 0) == 2 * 2 * (3 * 48 * 80 + 48 * 3)
+    assert shape.adapter(1) - TINY.adapter(1) == 2 * 2 * 3 * (48 + 80)
+
+
+def test_who_stands_beside_the_policy():
+    assert {method: list(memory(TINY, method).cells) for method in METHODS} == {
+        "PPO": ["policy", "critic", "reference", "reward"],
+        "GRPO": ["policy", "reference", "reward"],
+        "DAPO": ["policy"],
+        "DPO": ["policy", "reference"],
+        "KTO": ["policy", "reference"],
+    }
+    sampled = {method for method in METHODS if compute(TINY, method).column("sampling")}
+    assert sampled == {method for method in METHODS if memory(TINY, method).column("KV cache")}
+    assert sampled == {"PPO", "GRPO", "DAPO"}
+
+
+def test_what_is_taken_where_nothing_is_said():
+    said = dict(batch=8, prompt=512, response=512, checkpointing=True, lora=0)
+    assert memory(TINY) == memory(TINY, "PPO", precision="bf16", zero=0, devices=1, **said)
+    assert compute(TINY) == compute(TINY, "PPO", **said)
+    plain = Architecture(48, 2, 6, 2, 80, 50)
+    assert plain == Architecture(48, 2, 6, 2, 80, 50, False, None, False, False, 1, 1) and plain.q == 48
+
+
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        (0, "–"), (1, "1 B"), (999, "999 B"), (1000, "1.00 kB"), (9_600, "9.60 kB"), (9_994, "9.99 kB"),
+        (9_996, "10.0 kB"), (12_340, "12.3 kB"), (99_600, "99.6 kB"), (99_960, "100 kB"), (123_400, "123 kB"),
+        (999_400, "999 kB"), (999_600, "1.00 MB"), (25 * 10**8, "2.50 GB"), (14 * 10**10, "140 GB"),
+        (3 * 10**12, "3.00 TB"), (421 * 10**13, "4.21 PB"), (505 * 10**16, "5.05 EB"), (7 * 10**20, "700 EB"),
+    ],
+)  # fmt: skip
+def test_three_digits_and_a_prefix(number, told):
+    assert readable(number, "B") == told
+
+
+@pytest.mark.parametrize("name", ["batch", "devices"])
+def test_one_is_enough_where_there_must_be_one(name):
+    memory(TINY, **{name: 1})
+    with pytest.raises(ValueError, match=f"got {{'{name}': 0}}"):
+        memory(TINY, **{name: 0})
+
+
+@pytest.mark.parametrize("name", ["prompt", "response", "lora"])
+def test_none_is_enough_where_there_may_be_none(name):
+    memory(TINY, **{name: 0})
+    for question in (memory, compute):
+        with pytest.raises(ValueError, match=f"got {{'{name}': -1}}"):
+            question(TINY, **{name: -1})
+
+
+def test_the_widget_asks_for_everything_that_the_calculator_takes():
+    grid, tables = memory_widget().children
+    choices = {choice.description: choice for choice in grid.children}
+    for name, value in {
+        "precision": "fp32", "devices": 64, "ZeRO stage": 3, "batch": 16, "prompt": 1024, "response": 2048,
+        "checkpointing": False, "LoRA rank": 16,
+    }.items():  # fmt: skip
+        before = tables.value
+        choices[name].value = value
+        assert tables.value != before, name
+    work = dict(batch=16, prompt=1024, response=2048, checkpointing=False, lora=16)
+    expected = memory("Llama-3-70B", "PPO", "fp32", 3, 64, **work)._repr_html_()
+    assert tables.value == expected + compute("Llama-3-70B", "PPO", **work)._repr_html_()

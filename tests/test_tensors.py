@@ -83,6 +83,19 @@ def test_entropy_with_impossible_tokens_has_a_finite_gradient():
     assert grad.isfinite().all() and grad[0, 2] == 0
 
 
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 7), (2, 1, 3, 7)])
+def test_the_vocabulary_is_the_last_axis_however_many_stand_before_it(shape):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = torch.arange(logits[..., 0].numel()).view(shape[:-1]) % 7
+    rows = logits.view(-1, 7)
+    probs = [[math.exp(x) / sum(math.exp(y) for y in row) for x in row] for row in rows.tolist()]
+    logps = [math.log(row[token]) for row, token in zip(probs, tokens.flatten().tolist())]
+    torch.testing.assert_close(token_logprobs(logits, tokens).flatten(), tensor(logps, dtype=torch.float64))
+    entropies = [-sum(p * math.log(p) for p in row) for row in probs]
+    torch.testing.assert_close(entropy(logits).flatten(), tensor(entropies, dtype=torch.float64))
+    assert entropy(logits).shape == token_logprobs(logits, tokens).shape == shape[:-1]
+
+
 # ---- only, masked_mean
 
 
@@ -122,6 +135,13 @@ def test_whitening_that_keeps_the_mean_divides_around_it():
     # 2, 4, 6 around their mean 4, at deviation 1: 3, 4, 5
     x, mask = tensor([[2.0, 4.0], [6.0, NAN]]), mask_of([2, 1])
     torch.testing.assert_close(whiten(x, mask, shift_mean=False), tensor([[3.0, 4.0], [5.0, 0.0]]))
+
+
+def test_whitening_equal_values_gives_0_and_nearly_equal_ones_no_noise_of_size_1():
+    # 1e-8 is added to the variance: -1e-4 and 1e-4 have 2e-8, and become 1e-4 / sqrt(3e-8)
+    assert whiten(torch.full((1, 3), 0.5), mask_of([3])).tolist() == [[0.0, 0.0, 0.0]]
+    near = whiten(tensor([[-1e-4, 1e-4]], dtype=torch.float64), mask_of([2]))
+    torch.testing.assert_close(near, tensor([[-0.577350, 0.577350]], dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 @quickly

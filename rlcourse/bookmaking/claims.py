@@ -28,7 +28,7 @@ def claim(says: str, measured, *, above: float | int | None = None, below: float
     """
     note = {"says": says}
     if above is None and below is None:
-        holds, shown = bool(measured), says
+        holds, shown = fact(says, measured), says
     else:
         values = numbers(measured)
         if not values:
@@ -45,9 +45,20 @@ def claim(says: str, measured, *, above: float | int | None = None, below: float
         print(f"✗ {shown}: not with {os.environ['RLCOURSE_MODEL']}, in this run")
 
 
+def fact(says: str, measured) -> bool:
+    """True or false. A number or a list would count as true, whatever it says."""
+    value = measured.item() if getattr(measured, "shape", None) == () else measured
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"{says}: {value!r} is neither true nor false; say above= or below= what it has to be"
+        )
+    return value
+
+
 def numbers(measured) -> list[float]:
-    """A number, or any nesting of lists, arrays and tensors of them, as a flat list."""
+    """A number, or any nesting of lists, arrays and tensors of them, as a flat list; of a dictionary its values."""
     measured = measured.tolist() if hasattr(measured, "tolist") else measured
+    measured = measured.values() if isinstance(measured, dict) else measured
     if isinstance(measured, Iterable):
         return [value for each in measured for value in numbers(each)]
     return [float(measured)]

@@ -101,6 +101,12 @@ class Experiment:
     def processes(self) -> int:
         return self.config.get("processes") or 1
 
+    @property
+    def adapter(self) -> tuple[int, int] | None:
+        """LoRA's rank and alpha, as `load_policy(lora=rank)` sets it; None where all weights learn."""
+        rank = self.config.get("lora")
+        return (rank, 2 * rank) if rank else None
+
     # ---- one step, in prompts and in responses: what is counted differs by library
 
     @property

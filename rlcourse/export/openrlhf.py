@@ -51,6 +51,8 @@ def settings(run: Experiment) -> Sheet:
         "data.apply_chat_template", "without a template: take this out, and messages out of data.jsonl"
     )
     (online if run.online else offline)(run, sheet)
+    if run.adapter:
+        sheet |= dict(zip(("ds.lora.rank", "ds.lora.alpha"), run.adapter))
     return sheet
 
 
@@ -59,6 +61,7 @@ def online(run: Experiment, sheet: Sheet) -> None:
     group = "group_norm" if getattr(method, "scale", False) else "dr_grpo"
     sheet |= {
         "actor.model_name_or_path": run.model,
+        "actor.gradient_checkpointing_enable": config.get("gradient_checkpointing", False),
         "reward.remote_url": Path("reward.py"),
         "data.prompt_dataset": Path("data.jsonl"),
         "data.input_key": "prompt",
@@ -179,6 +182,7 @@ def offline(run: Experiment, sheet: Sheet) -> None:
     method, name, config = run.method, type(run.method).__name__, run.config
     sheet |= {
         "model.model_name_or_path": run.model,
+        "model.gradient_checkpointing_enable": config.get("gradient_checkpointing", False),
         "data.dataset": Path("data.jsonl"),
         "data.max_len": 16384,
         "train.max_epochs": config["epochs"],

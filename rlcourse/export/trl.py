@@ -171,25 +171,28 @@ def files(run: Experiment, sheet: Sheet) -> dict[str, str]:
     imports = "from trl.rewards import get_soft_overlong_punishment\n" * bool(run.overlong)
     script = SCRIPT.format(
         head=sheet.head,
-        version=VERSION.replace("TRL ", "trl=="),
+        version=VERSION.replace("TRL ", "trl==") + " peft" * bool(run.adapter),
         trainer=trainer,
         imports=imports + "\nfrom reward import reward\n" * run.online,
         model=f"str({beside(run.model)})",
         settings=sheet.written(lambda name, value: f"{name}={value!r},", "    "),
         rewards=f"\n        reward_funcs=[{', '.join(rewards)}]," * run.online,
+        launcher="python" if run.processes == 1 else f"accelerate launch --num_processes {run.processes}",
+        peft="from peft import LoraConfig\n" * bool(run.adapter),
+        adapter="" if run.adapter is None else ADAPTER.format(*run.adapter),
     )
     return {"train.py": script} | ({"reward.py": run.reward_file(FUNCTION)} if run.online else {})
 
 
 SCRIPT = '''\
-"""Made by rlcourse, for TRL: pip install {version}, and python train.py"""
+"""Made by rlcourse, for TRL: pip install {version}, and {launcher} train.py"""
 
 {head}
 import json
 from pathlib import Path
 
 from datasets import Dataset
-from trl import {trainer}Config, {trainer}Trainer
+{peft}from trl import {trainer}Config, {trainer}Trainer
 {imports}
 MODEL = {model}
 DATA = Path(__file__).parent / "data.jsonl"
@@ -202,11 +205,14 @@ if __name__ == "__main__":
     trainer = {trainer}Trainer(
         model=MODEL,
         args=config,
-        train_dataset=Dataset.from_list(rows),{rewards}
+        train_dataset=Dataset.from_list(rows),{rewards}{adapter}
     )
     trainer.train()
     trainer.save_model("trained")
 '''
+
+ADAPTER = """
+        peft_config=LoraConfig(r={}, lora_alpha={}, lora_dropout=0.0, target_modules="all-linear"),"""
 
 FUNCTION = """\
 def reward(prompts, completions, completion_ids, **_):

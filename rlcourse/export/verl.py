@@ -116,6 +116,10 @@ def settings(run: Experiment) -> Sheet:
             )
         case "PPO":
             ppo(run, sheet)
+    if run.adapter:
+        models = ["actor_rollout_ref.model.", *["critic.model."] * (name == "PPO")]
+        names = ("lora_rank", "lora_alpha")
+        sheet |= {model + name: size for model in models for name, size in zip(names, run.adapter)}
     if name in ("PPO", "RLOO") and method.beta:
         sheet |= {
             "algorithm.use_kl_in_reward": True,

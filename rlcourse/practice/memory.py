@@ -143,7 +143,8 @@ def readable(number: int, unit: str) -> str:
     for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 0.9995 * 10**power:
             value = number / 10**power
-            return f"{value:.{max(0, 3 - len(str(round(value))))}f} {prefix}{unit}"
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0  # behind the point, after rounding
+            return f"{value:.{digits}f} {prefix}{unit}"
     return f"{number:.0f} {unit}" if number else "–"
 
 
