@@ -14,6 +14,7 @@ ran on changes. A page goes on after a cell that fails, so that every claim is m
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from statistics import stdev
 from xml.etree import ElementTree
@@ -173,14 +175,24 @@ def place(setting: str, piece: str) -> Path:
 def there(setting: str, piece: str) -> dict | None:
     """What was measured, if it was measured on today's code."""
     file = place(setting, piece)
-    found = json.loads(file.read_text()) if file.exists() else None
-    return found if found and not stamps.changed(found["stamp"]) else None
+    found = json.loads(file.read_text()) if file.exists() else {"stamp": {}}
+    return found if found.get("code") == code_of(piece) and not stamps.changed(found["stamp"]) else None
+
+
+@cache
+def code_of(piece: str) -> str:
+    """The hash of what of a piece is executed: new prose around the same cells changes nothing."""
+    if piece.endswith(".py"):
+        return stamps.fingerprint(piece)
+    cells = build.read_source(ROOT / piece).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:16]
 
 
 def do(setting: str, piece: str) -> dict:
     tree = HERE / f"tree-{setting[-1]}" if setting in SEEDS else ROOT
     found = ran(piece, tree, **ROUNDINGS.get(setting, {}))
-    found["stamp"] = stamps.stamp({piece, *found.pop("keys")})
+    found |= {"code": code_of(piece), "stamp": stamps.stamp(found.pop("keys"))}
     atomic.write(place(setting, piece), json.dumps(found))
     print(
         f"{setting}: {piece}: {found['seconds']} s, {len(found['failed'])} failed",

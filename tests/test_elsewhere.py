@@ -41,11 +41,16 @@ def test_a_claim_in_a_loop_is_several_and_what_no_rounding_moves_has_all_the_roo
 def test_a_piece_counts_until_its_code_changes(here):
     file = elsewhere.place("avx2", "tests/test_kl.py")
     file.parent.mkdir()
-    stamp = stamps.stamp({"rlcourse/kl.py"})
-    file.write_text(json.dumps({"failed": [], "stamp": stamp}))
+    found = {
+        "failed": [],
+        "code": elsewhere.code_of("tests/test_kl.py"),
+        "stamp": stamps.stamp({"rlcourse/kl.py"}),
+    }
+    file.write_text(json.dumps(found))
     assert elsewhere.there("avx2", "tests/test_kl.py")["failed"] == []
-    file.write_text(json.dumps({"failed": [], "stamp": {"rlcourse/kl.py": "another"}}))
-    assert elsewhere.there("avx2", "tests/test_kl.py") is None
+    for other in ({"stamp": {"rlcourse/kl.py": "another"}}, {"code": "another"}):
+        file.write_text(json.dumps(found | other))
+        assert elsewhere.there("avx2", "tests/test_kl.py") is None
     assert elsewhere.there("default", "tests/test_kl.py") is None
 
 

@@ -252,7 +252,9 @@ def test_a_run_whose_configuration_is_broken_can_be_asked_with_a_task(folder, tm
         (tmp_path / "run" / "config.json").write_text(broken)
         assert cli.main(["sample", str(tmp_path / "run")]) == 1
         said = capsys.readouterr().err
-        assert f"{tmp_path / 'run' / 'config.json'}" in said and "with --task" in said and said.count("\n") == 1
+        assert (
+            f"{tmp_path / 'run' / 'config.json'}" in said and "with --task" in said and said.count("\n") == 1
+        )
         assert cli.main(["sample", str(tmp_path / "run"), "--task", "Sums", "-n", "1"]) == 0
         capsys.readouterr()
 
