@@ -248,7 +248,7 @@ def test_what_cannot_be_done_is_said_in_one_line(here, trained, capsys, monkeypa
         ("plot", "folder"): "not the folder of a run",
         ("export", "trl", "folder", "--out", "x"): "not the folder of a run",
         ("sample", "pocket", "--prompt", "1+" * 100): "passes the context of pocket",
-        ("compare", "GRPO", "PPO", "--out", trained): "holds a run, not a comparison",
+        ("compare", "GRPO", "PPO", "--out", trained): "holds a run or a model, not a comparison",
         ("export", "trl", POCKETS / "pocket", "--out", "x"): "not the folder of a run",
     }
     for arguments, says in cases.items():

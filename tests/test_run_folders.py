@@ -16,6 +16,7 @@ from test_train import fresh, same_weights, weights
 
 from rlcourse import Run, cli, fit, load_policy
 from rlcourse.cli import compare
+from rlcourse.cli.parser import sentence
 from rlcourse.export import export
 from rlcourse.lm import checkpoints
 from rlcourse.methods import DPO
@@ -232,6 +233,10 @@ def test_what_a_file_lacks_or_has_wrong_is_said(name, changes, says, run, capsys
     (run / name).write_text(changed(run / name, **changes))
     said = failed(capsys, "resume", run, *(["--steps", "3"] if name != "budget.json" else []))
     assert says in said and said[:-1].isprintable()
+
+
+def test_a_sentence_is_one_line_that_no_file_can_make_drive_the_terminal():
+    assert sentence(ValueError("no\x1b[2J\r model\nä")) == "no\\x1b[2J\\r model ä"
 
 
 @pytest.mark.parametrize(

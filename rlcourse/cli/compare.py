@@ -5,7 +5,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterable
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from rlcourse import documents
@@ -252,7 +252,8 @@ def folder_of(out: Path, labels: Iterable[str], label: str, seed: int) -> Path:
     for each in labels:
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", each).strip("-")
         taken = {other.lower() for other in names.values()}
-        names[each] = next(n for n in (name, *(f"{name}-{i}" for i in count(2))) if n.lower() not in taken)
+        numbered = chain([name], (f"{name}-{i}" for i in count(2)))
+        names[each] = next(free for free in numbered if free.lower() not in taken)
     return out / f"{names[label]}-seed{seed}"
 
 
