@@ -333,7 +333,7 @@ def another(field, value):
     if field in known and known[field] != value:
         return known[field]
     return (
-        not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else 1.5 * value or 0.05
+        not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else 0.9 * value or 0.05
     )
 
 

@@ -340,10 +340,9 @@ def test_a_refused_run_leaves_no_folder(out, here, capsys, monkeypatch):  # noqa
     (here / "one.jsonl").write_text('{"prompt": "1+1=", "response": "#2", "good": true}\n')
     where = ["--out", out] if out else []
     for command in (
-        ["train", "GRPO(group_size=1)", *TINY],
         ["train", "GRPO(group_size=3)", *TINY],
         ["train", "KTO", "--data", "one.jsonl"],
-        ["compare", "GRPO", "GRPO(group_size=1)", "--seeds", "1", "--problems", "2", *TINY][
+        ["compare", "GRPO", "GRPO(group_size=3)", "--seeds", "1", "--problems", "2", *TINY][
             : 99 if out == "new" else 0
         ],
     ):
