@@ -38,7 +38,7 @@ STATE = ROOT / "runs" / "mutants"
 SCORES = ROOT / "benchmarks" / "evidence" / "mutants.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent.json"
 
-FORMULAS = ["tensors", "kl", "grpo_family", "ppo_family", "methods", "preferences", "defaults"]
+FORMULAS = ["tensors", "kl", "grpo_family", "ppo_family", "methods", "preferences", "defaults", "edges"]
 FORMULAS += ["properties", "enumeration", "verl", "trl"]
 TESTS = {
     "rlcourse/tensors.py": FORMULAS,
@@ -303,8 +303,11 @@ def measure(file: str, folder: Path, until: float) -> dict:
     calling = {}
     for name in names:
         for test, (called, seconds) in calls(name, folder).items():
-            if functions := [each.split(":")[1] for each in called if each.startswith(f"{file}:")]:
-                calling[test] = (functions, seconds)
+            functions = [each.split(":")[1] for each in called if each.startswith(f"{file}:")]
+            # a test that calls nothing may look at the fields of a class, or at the defaults of a function
+            looks = all(each.startswith(("rlcourse/door.py:", "tests/")) for each in called)
+            if functions or looks:
+                calling[test] = (functions, looks, seconds)
     for cached in copy.parent.glob(f"__pycache__/{copy.stem}.*"):
         cached.unlink()
     found = {f"{where}: {shown}": (where, text) for where, shown, text in mutants(source)}
@@ -314,9 +317,11 @@ def measure(file: str, folder: Path, until: float) -> dict:
             break
         if key in known["verdicts"]:
             continue
-        # what no test calls, as what stands outside of functions, is run with every test that calls the file
-        chosen = [test for test, (functions, _) in calling.items() if where in functions] or list(calling)
-        chosen = within_budget({test: calling[test][1] for test in chosen})
+        # what no test calls, as what stands outside of functions, is run with every test of the file
+        chosen = {test: n for test, (functions, looks, n) in calling.items() if looks or where in functions}
+        if not any(where in functions for functions, *_ in calling.values()):
+            chosen = {test: n for test, (*_, n) in calling.items()}
+        chosen = within_budget(chosen)
         copy.write_text(text)
         files = list(dict.fromkeys(test.split("::")[0] for test in chosen))
         limit = 20 + 3 * int(BUDGET)

@@ -111,7 +111,11 @@ def small(tmp_path, monkeypatch):
 
     def run_tests(folder, files, limit, watch, shapes=True):
         if not watch.wanted:
-            called = {"tests/test_kl.py::test_0": ["rlcourse/kl.py:double"], "tests/test_kl.py::test_1": []}
+            called = {
+                "tests/test_kl.py::test_0": ["rlcourse/kl.py:double", "rlcourse/lm/policy.py:sample"],
+                "tests/test_kl.py::test_1": ["rlcourse/lm/policy.py:sample"],
+                "tests/test_kl.py::test_2": ["rlcourse/door.py:find", "tests/test_kl.py:fields"],
+            }
             (folder / "told.json").write_text(
                 json.dumps({"called": called, "seconds": dict.fromkeys(called, 0.1)})
             )
@@ -131,9 +135,10 @@ def test_a_file_is_measured_in_pieces_and_what_has_been_run_is_not_run_again(sma
     assert measure("rlcourse/kl.py", folder, until=0)["verdicts"] == {} and asked == []
     known = measure("rlcourse/kl.py", folder, until=float("inf"))
     assert set(known["verdicts"].values()) == {"survived"} and known["mutants"] == len(known["verdicts"]) == 2
-    # each is tried without the checks of shapes, and with them where it survives; only the test that calls it is asked
+    # each is tried without the checks of shapes, and with them where it survives; asked are the test that calls it
+    # and the one that calls nothing of the library, and may look at its defaults
     assert [shapes for *_, shapes in asked] == [False, True] * 2
-    assert all(wanted == ["tests/test_kl.py::test_0"] for _, wanted, _ in asked)
+    assert all(wanted == ["tests/test_kl.py::test_0", "tests/test_kl.py::test_2"] for _, wanted, _ in asked)
     assert (folder / "rlcourse" / "kl.py").read_text() == "def double(x):\n    return x * 2\n"
     measure("rlcourse/kl.py", folder, until=float("inf"))
     assert len(asked) == 4
