@@ -208,7 +208,10 @@ def proves(tmp_path):
     (tmp_path / "tests" / "test_a.py").write_text(
         "def test_one():\n    pass\n\nclass TestB:\n    def test_two(self):\n        def test_three(): pass\n"
     )
-    printed = {"output_type": "stream", "text": ["before\n", "✓ it falls\n"]}
+    printed = {
+        "output_type": "stream",
+        "text": ["before\n", "✓ it falls\n", "✓ it rises: 0.2 < 0.3 < 1e+05\n", "✓ a: b: -3 < 0\n"],
+    }
     cells = [
         {"source": ["claim('it is said', True)\n✓ it is said"], "outputs": [printed]},
         {"source": ["# text"]},
@@ -219,6 +222,8 @@ def proves(tmp_path):
 
 def test_a_claim_stands_when_the_executed_notebook_printed_it(proves):
     assert proves("claim", "page.ipynb", "it falls") == proves("claim", "page.ipynb#cell", "it falls") == ""
+    assert proves("claim", "page.ipynb", "it rises") == proves("claim", "page.ipynb", "a: b") == ""
+    assert proves("claim", "page.ipynb", "a") and proves("claim", "page.ipynb", "it rises: 0.2")
     assert proves("claim", "page.ipynb", "it is said") == 'page.ipynb does not print "✓ it is said"'
     assert proves("claim", "page.ipynb", "it") and "No such file" in proves("claim", "none.ipynb", "it falls")
 

@@ -162,7 +162,9 @@ def stands(proof: Proof, root: Path = stamps.ROOT, folder: Path = FOLDER) -> str
     """Why a proof does not stand; "" if it does."""
     try:
         if proof.kind == "claim":
-            if f"✓ {proof.what}" not in printed(folder / proof.where.partition("#")[0]):
+            # with what was measured and its bound behind the words, or as a fact without
+            said = re.compile(re.escape(f"✓ {proof.what}") + r"(: \S+( [<>] \S+){1,2})?")
+            if not any(map(said.fullmatch, printed(folder / proof.where.partition("#")[0]))):
                 return f'{proof.where} does not print "✓ {proof.what}"'
         elif proof.kind == "test":
             stamps.source_of((root / proof.where).read_text(), proof.what.replace("::", "."))
