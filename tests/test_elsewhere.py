@@ -7,6 +7,7 @@ import falsify
 import pytest
 
 from rlcourse.bookmaking import build, stamps
+from rlcourse.bookmaking.evidence import evidence
 
 
 @pytest.fixture
@@ -94,3 +95,12 @@ def test_each_fault_of_a_chapter_can_still_be_planted(fault):
 def test_every_chapter_has_its_fault():
     pages = {path.stem for path in (stamps.ROOT / "book" / "chapters").glob("*.md")}
     assert {fault.page for fault in falsify.FAULTS} == pages
+
+
+def test_with_its_central_line_taken_out_every_chapter_has_lost_a_claim():
+    found = evidence("falsify")
+    assert found.keys() == {fault.page for fault in falsify.FAULTS}
+    assert {fault.page: fault.what for fault in falsify.FAULTS} == {
+        p: each["fault"] for p, each in found.items()
+    }
+    assert all(each["claims that fall"] for each in found.values())

@@ -180,6 +180,17 @@ def test_evidence_is_stamped_with_what_is_loaded_or_with_what_is_named(shelf, gi
     assert written == {"command": "python x.py", "result": {"x": 1}, "stamp": stamp(keys, shelf.parents[1])}
 
 
+def test_evidence_that_is_stamped_anew_changes_no_notebook_and_another_number_does(shelf):
+    root, key = shelf.parents[1], "benchmarks/evidence/seeds.json"
+    evidence.record("seeds", {"x": 1}, command="python x.py", modules=[], checkpoints=[])
+    before = stamps.stamp({key}, root)
+    file = json.loads((root / key).read_text())
+    (root / key).write_text(json.dumps(file | {"stamp": {"rlcourse/kl.py": "0"}, "reproduced": ["x"]}))
+    assert changed(before, root) == []
+    evidence.record("seeds", {"x": 2}, command="python x.py", modules=[], checkpoints=[])
+    assert changed(before, root) == [key]
+
+
 def test_evidence_lies_in_the_repositorys_own_folder():
     assert evidence.FOLDER == ROOT / "benchmarks" / "evidence" and (evidence.FOLDER / "grpo.json").exists()
     written = json.loads((evidence.FOLDER / "grpo.json").read_text())

@@ -4,11 +4,13 @@ A stamp maps keys to fingerprints, and a key says what is hashed:
 
     rlcourse/methods/grpo.py               the syntax tree: comments, docstrings and layout change nothing
     rlcourse/methods/grpo.py:grpo_loss     the source text as `show` printed it: here comments do matter
-    rlcourse/lm/pockets/pocket/model.safetensors, benchmarks/evidence/x.json, ...    the bytes
+    benchmarks/evidence/x.json             its result: a new stamp of the same numbers changes nothing
+    rlcourse/lm/pockets/pocket/model.safetensors, ...    the bytes
 """
 
 import ast
 import hashlib
+import json
 import re
 import sys
 import textwrap
@@ -55,7 +57,9 @@ def fingerprint(key: str, root: Path = ROOT) -> str | None:
             data = source_of(data.decode(), qualname).encode()
         elif path.endswith(".py"):
             data = canonical(ast.parse(data)).encode()
-    except (OSError, LookupError, SyntaxError):
+        elif path.startswith("benchmarks/evidence/"):
+            data = json.dumps(json.loads(data)["result"], sort_keys=True).encode()
+    except (OSError, LookupError, SyntaxError, ValueError):
         return None
     return hashlib.sha256(data).hexdigest()[:16]
 
