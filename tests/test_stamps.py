@@ -183,7 +183,7 @@ def test_evidence_is_stamped_with_what_is_loaded_or_with_what_is_named(shelf, gi
 def test_evidence_that_is_stamped_anew_changes_no_notebook_and_another_number_does(shelf):
     root, key = shelf.parents[1], "benchmarks/evidence/seeds.json"
     evidence.record("seeds", {"x": 1}, command="python x.py", modules=[], checkpoints=[])
-    before = stamps.stamp({key}, root)
+    before = stamps.stamp({key})
     file = json.loads((root / key).read_text())
     (root / key).write_text(json.dumps(file | {"stamp": {"rlcourse/kl.py": "0"}, "reproduced": ["x"]}))
     assert changed(before, root) == []
