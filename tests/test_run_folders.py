@@ -118,12 +118,14 @@ def held(folder):
 
 def test_a_second_process_is_told_that_the_folder_is_being_written(run, here, capsys):  # noqa: F811
     lock, other, third = held(run), held(here / "other"), held(here / "third")
+    (here / "third/compare.json").write_text("{}")
     before = {file: file.read_bytes() for file in here.rglob("*") if file.is_file()}
     says = "is being written by another process (4711 on elsewhere): wait until it has ended, or give another folder"
     assert says in failed(capsys, "resume", run, "--steps", "3")
     assert says in failed(capsys, "train", "RLOO", *TINY, "--out", "other")
     assert says in failed(capsys, "train", "SFT", "--examples", "8", "--out", "other")
     assert says in failed(capsys, "compare", "GRPO", "RLOO", *TINY, "--out", "third")
+    assert says in failed(capsys, "resume", "third")
     with pytest.raises(ValueError, match="is being written by another process"):
         fit(fresh(), PAIRS, DPO(), out=other.lock_file.removesuffix("/.lock"), quiet=True)
     assert before == {file: file.read_bytes() for file in here.rglob("*") if file.is_file()}

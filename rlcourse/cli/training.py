@@ -243,7 +243,10 @@ def run_resume(options: argparse.Namespace) -> int:
             options.parser.error(
                 f"{out} is a comparison, whose budget stays as it is: --{next(iter(longer))}"
             )
-        return compare.go_on(options, out)
+        from rlcourse.training.folder import writing
+
+        with writing(out):
+            return compare.go_on(options, out)
     from rlcourse.lm import checkpoints
 
     config = documents.read(
